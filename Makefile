@@ -1,0 +1,54 @@
+# `make` alone lists what there is. Every target makes the environment it needs (.venv) by itself.
+#   make PYTHON=python3.12 ...   takes that interpreter for a new .venv
+#   make NO_UV=1 ...             takes venv and pip even where uv is installed
+#   make test ARGS="tests/diffusion -x"
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow lint format bazel lock
+
+BIN := .venv/bin
+# A stamp, so that the second call of any target installs nothing.
+INSTALLED := .venv/.unialign-installed
+ARGS ?=
+export PYTHON NO_UV
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+$(INSTALLED): requirements.lock pyproject.toml tools/install.sh
+	@tools/install.sh
+	@touch $@
+
+install: $(INSTALLED) ## only make the environment, .venv
+
+demo: $(INSTALLED) ## train on bundled photographs and show the pictures
+	@$(BIN)/unialign demo $(ARGS)
+
+test: $(INSTALLED) ## the tests, without the slow ones
+	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-slow: $(INSTALLED) ## the slow tests
+	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: $(INSTALLED) ## ruff (format and rules) and pyright
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	@# pyright's PyPI package fetches the program itself through npm on its first call.
+	@if $(BIN)/pyright --version > /dev/null 2>&1; then echo $(BIN)/pyright; $(BIN)/pyright; else \
+	  echo "lint: pyright left out, it could not be fetched (npm registry out of reach?)"; fi
+
+format: $(INSTALLED) ## let ruff rewrite what it can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bazel: $(INSTALLED) ## check the BUILD files: buildifier, bazel query, bazel test
+	@tools/bazel/check.sh
+
+# One set of versions for all Pythons (fork-strategy fewest): what is tested is what is installed.
+lock: ## resolve requirements.lock anew (needs uv)
+	@uv --version > /dev/null || { echo "make lock needs uv: python3 -m pip install uv"; exit 1; }
+	uv pip compile --quiet --upgrade --universal --python-version 3.11 --fork-strategy fewest \
+	  --generate-hashes --extra demo --extra dev --custom-compile-command "make lock" \
+	  --output-file requirements.lock pyproject.toml
+	@! grep -n '://' requirements.lock || { echo "requirements.lock names an address"; exit 1; }

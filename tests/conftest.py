@@ -1,0 +1,26 @@
+"""Every test sees eight CPU devices, so that meshes and shardings can be tried anywhere."""
+
+from __future__ import annotations
+
+import os
+
+# Before the first import of jax. JAX_PLATFORMS=cuda pytest ... tries a test on an accelerator.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# A test that reaches for the network fails at once instead of waiting for it.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# tests compare a caught error's text: a developer's own switch must not turn it into a traceback.
+os.environ.pop("UNIALIGN_TRACEBACK", None)
+
+import jax
+import pytest
+from absl import flags
+
+jax.config.update("jax_num_cpu_devices", 8)
+flags.FLAGS.mark_as_parsed()
+
+
+@pytest.fixture(scope="session")
+def repository(pytestconfig: pytest.Config):
+    """The checkout's root folder."""
+    return pytestconfig.rootpath

@@ -1,0 +1,291 @@
+"""The reference's parameter names and ours: one table, both directions.
+
+The reference stores linear layers as (out, in) and convolutions as (out, in, rows, columns); we
+store (in, out). A block's q, k and v are one kernel here, (D, 3, heads, head dim), and all blocks
+are stacked on a leading layer axis.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from unialign_jax.errors import UserError
+from unialign_jax.models import layers
+from unialign_jax.models.mmdit import MMDiTConfig
+
+Tree = dict[str, Any]
+POSITION_BUFFER = "pos_embed.pos_embed"
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One array of ours and the reference's arrays that it is made of.
+
+    Attributes:
+      path: our path, with "/" between keys.
+      names: the reference's names. Several are stacked on a new second-to-last group axis (q, k, v).
+      to_ours: from the list of the reference's arrays to ours.
+      to_theirs: the inverse.
+    """
+
+    path: str
+    names: tuple[str, ...]
+    to_ours: Callable[[list[np.ndarray]], np.ndarray]
+    to_theirs: Callable[[np.ndarray], list[np.ndarray]]
+
+
+def _same(path: str, name: str) -> Entry:
+    return Entry(path, (name,), lambda a: a[0], lambda x: [x])
+
+
+def _linear(path: str, name: str) -> Iterator[Entry]:
+    yield Entry(f"{path}/kernel", (f"{name}.weight",), lambda a: a[0].T, lambda x: [x.T])
+    yield _same(f"{path}/bias", f"{name}.bias")
+
+
+def _chunked(path: str, name: str, chunks: int) -> Iterator[Entry]:
+    """A modulation: (chunks D, D) there, (D, chunks, D) here."""
+    yield Entry(
+        f"{path}/kernel",
+        (f"{name}.weight",),
+        lambda a: a[0].T.reshape(a[0].shape[1], chunks, -1),
+        lambda x: [x.reshape(x.shape[0], -1).T],
+    )
+    yield Entry(
+        f"{path}/bias",
+        (f"{name}.bias",),
+        lambda a: a[0].reshape(chunks, -1),
+        lambda x: [x.reshape(-1)],
+    )
+
+
+def _qkv(path: str, names: tuple[str, str, str], heads: int) -> Iterator[Entry]:
+    yield Entry(
+        f"{path}/kernel",
+        tuple(f"{n}.weight" for n in names),
+        lambda a: np.stack([w.T.reshape(w.shape[1], heads, -1) for w in a], axis=1),
+        lambda x: [x[:, i].reshape(x.shape[0], -1).T for i in range(3)],
+    )
+    yield Entry(
+        f"{path}/bias",
+        tuple(f"{n}.bias" for n in names),
+        lambda a: np.stack([b.reshape(heads, -1) for b in a]),
+        lambda x: [x[i].reshape(-1) for i in range(3)],
+    )
+
+
+def _patch(patch: int) -> Iterator[Entry]:
+    """A stride-P convolution there, a dense layer on (row, column, channel) patches here."""
+    yield Entry(
+        "patch/kernel",
+        ("pos_embed.proj.weight",),
+        lambda a: a[0].transpose(2, 3, 1, 0).reshape(-1, a[0].shape[0]),
+        lambda x: [x.reshape(patch, patch, -1, x.shape[1]).transpose(3, 2, 0, 1)],
+    )
+    yield _same("patch/bias", "pos_embed.proj.bias")
+
+
+def single_entries(config: MMDiTConfig) -> list[Entry]:
+    """The entries outside the blocks, in the order of the forward pass."""
+    return [
+        *_patch(config.patch_size),
+        *_linear("time/up", "time_text_embed.timestep_embedder.linear_1"),
+        *_linear("time/down", "time_text_embed.timestep_embedder.linear_2"),
+        *_linear("context", "context_embedder"),
+        Entry("null_image", ("null_image_embd",), lambda a: a[0][0], lambda x: [x[None]]),
+        *_chunked("image_head/modulation", "image_norm_out.linear", 2),
+        *_linear("image_head/out", "image_proj_out"),
+        *_linear("text_head", "text_proj_out"),
+        *_linear("align_image/up", "siglip_adapter_img.fc.0"),
+        *_linear("align_image/down", "siglip_adapter_img.fc.2"),
+        *_linear("align_text/up", "siglip_adapter_text.fc.0"),
+        *_linear("align_text/down", "siglip_adapter_text.fc.2"),
+    ]
+
+
+def block_entries(config: MMDiTConfig, index: int) -> list[Entry]:
+    """The entries of one block; our paths lack the leading layer axis."""
+    b = f"transformer_blocks.{index}"
+    streams = {
+        "image": ("norm1", ("to_q", "to_k", "to_v"), "to_out.0", "ff"),
+        "text": (
+            "norm1_context",
+            ("add_q_proj", "add_k_proj", "add_v_proj"),
+            "to_add_out",
+            "ff_context",
+        ),
+    }
+    entries: list[Entry] = []
+    for stream, (norm, (q, k, v), out, mlp) in streams.items():
+        ours = f"blocks/layers/{stream}"
+        qkv = (f"{b}.attn.{q}", f"{b}.attn.{k}", f"{b}.attn.{v}")
+        entries += [
+            *_chunked(f"blocks/modulation/{stream}", f"{b}.{norm}.linear", 6),
+            *_qkv(f"{ours}/qkv", qkv, config.heads),
+            *_linear(f"{ours}/out", f"{b}.attn.{out}"),
+            *_linear(f"{ours}/up", f"{b}.{mlp}.net.0.proj"),
+            *_linear(f"{ours}/down", f"{b}.{mlp}.net.2"),
+        ]
+    return entries
+
+
+def reference_names(config: MMDiTConfig) -> list[str]:
+    """Every parameter name of the reference for a config, without the positional buffer."""
+    per_block = (e for i in range(config.layers) for e in block_entries(config, i))
+    return [n for e in (*single_entries(config), *per_block) for n in e.names]
+
+
+def transformer_from_torch(state: Mapping[str, np.ndarray], config: MMDiTConfig) -> Tree:
+    """Turns the reference's state dict into our parameter tree.
+
+    Args:
+      state: names and arrays; the positional buffer, when there, is checked against its formula.
+      config: sizes; block kernels are stacked over `config.layers`.
+
+    Returns:
+      A nested dict of NumPy arrays with the dtypes of `state`.
+
+    Raises:
+      UserError: missing or unexpected names, a wrong shape, a positional table of another formula.
+    """
+    expected = set(reference_names(config))
+    missing = sorted(expected - set(state))
+    unexpected = sorted(set(state) - expected - {POSITION_BUFFER})
+    if missing or unexpected:
+        raise UserError(
+            "these weights do not belong to this config: "
+            + "; ".join(
+                f"{what} {len(names)} ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
+                for what, names in (("missing", missing), ("unexpected", unexpected))
+                if names
+            )
+        )
+    if POSITION_BUFFER in state:
+        check_position_buffer(state[POSITION_BUFFER], config)
+    tree: Tree = {}
+    for entry in single_entries(config):
+        set_path(tree, entry.path, _convert(entry, state))
+    stacked: dict[str, list[np.ndarray]] = {}
+    for index in range(config.layers):
+        for entry in block_entries(config, index):
+            stacked.setdefault(entry.path, []).append(_convert(entry, state))
+    for path, arrays in stacked.items():
+        set_path(tree, path, np.stack(arrays))
+    return tree
+
+
+def transformer_to_torch(params: Tree, config: MMDiTConfig) -> dict[str, np.ndarray]:
+    """The inverse of `transformer_from_torch`; the positional buffer is made from its formula."""
+    state: dict[str, np.ndarray] = {POSITION_BUFFER: position_buffer(config)}
+
+    def put(entry: Entry, value: np.ndarray) -> None:
+        for name, array in zip(entry.names, entry.to_theirs(value), strict=True):
+            state[name] = np.ascontiguousarray(array)
+
+    for entry in single_entries(config):
+        put(entry, np.asarray(get_path(params, entry.path)))
+    for index in range(config.layers):
+        for entry in block_entries(config, index):
+            put(entry, np.asarray(get_path(params, entry.path)[index]))
+    return state
+
+
+def position_buffer(config: MMDiTConfig) -> np.ndarray:
+    """The reference's whole positional table, float32 [1, M * M, D]."""
+    size = config.position_table_size
+    by_column, by_row = layers.position_table(
+        size,
+        size,
+        config.width,
+        table_size=size,
+        base_size=config.sample_size // config.patch_size,
+    )
+    half = (size, size, config.width // 2)
+    table = np.concatenate(
+        [np.broadcast_to(by_column[None], half), np.broadcast_to(by_row[:, None], half)], axis=-1
+    )
+    return table.reshape(1, size * size, config.width)
+
+
+def check_position_buffer(
+    buffer: np.ndarray, config: MMDiTConfig, tolerance: float = 1e-5
+) -> float:
+    """Returns the largest difference of a stored table from its formula.
+
+    Raises:
+      UserError: another shape, or a difference above `tolerance`.
+    """
+    expected = position_buffer(config)
+    if buffer.shape != expected.shape:
+        raise UserError(
+            f"{POSITION_BUFFER} has shape {buffer.shape}, the config needs {expected.shape}; "
+            "check pos_embed_max_size and the width"
+        )
+    error = float(np.max(np.abs(buffer.astype(np.float32) - expected)))
+    if not error <= tolerance:
+        raise UserError(
+            f"{POSITION_BUFFER} differs from the sin-cos formula by {error:.3g}; "
+            "check sample_size and patch_size in config.json"
+        )
+    return error
+
+
+def config_from_json(
+    config: Mapping[str, Any], extra: Mapping[str, Any], **switches: Any
+) -> MMDiTConfig:
+    """Reads the reference's config.json and the adapter sizes that it does not contain.
+
+    Args:
+      config: the reference's config.json.
+      extra: `adapter_hidden_dim`, `adapter_out_dim`, `null_image_tokens`.
+      **switches: further fields of `MMDiTConfig`.
+
+    Raises:
+      UserError: a missing key, or a variant of the architecture that this model is not.
+    """
+    if config.get("qk_norm") or config.get("dual_attention_layers"):
+        raise UserError(
+            "config.json asks for qk_norm or dual_attention_layers (Stable Diffusion 3.5); "
+            "UniAlignment has neither, and building it without them would be wrong"
+        )
+    try:
+        return MMDiTConfig(
+            width=config["num_attention_heads"] * config["attention_head_dim"],
+            heads=config["num_attention_heads"],
+            layers=config["num_layers"],
+            patch_size=config["patch_size"],
+            channels=config["in_channels"],
+            text_width=config["joint_attention_dim"],
+            vocab_size=config["vocab_size"],
+            sample_size=config["sample_size"],
+            position_table_size=config["pos_embed_max_size"],
+            null_image_tokens=extra["null_image_tokens"],
+            adapter_hidden=extra["adapter_hidden_dim"],
+            adapter_out=extra["adapter_out_dim"],
+            **switches,
+        )
+    except KeyError as error:
+        raise UserError(f"config.json or extra_config.json lacks the key {error}") from error
+
+
+def _convert(entry: Entry, state: Mapping[str, np.ndarray]) -> np.ndarray:
+    return entry.to_ours([np.asarray(state[name]) for name in entry.names])
+
+
+def set_path(tree: Tree, path: str, value: Any) -> None:
+    """Sets a leaf of a nested dict; `path` has "/" between keys."""
+    *parents, leaf = path.split("/")
+    for key in parents:
+        tree = tree.setdefault(key, {})
+    tree[leaf] = value
+
+
+def get_path(tree: Tree, path: str) -> Any:
+    """Returns a leaf of a nested dict; `path` has "/" between keys."""
+    for key in path.split("/"):
+        tree = tree[key]
+    return tree

@@ -1,0 +1,42 @@
+"""Scaled dot-product attention behind one function."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
+
+BACKENDS = ("xla", "cudnn")
+
+
+def default_backend(dtype: str = "bfloat16") -> str:
+    """The implementation that `attention` picks on this machine for a compute dtype.
+
+    cuDNN's fused kernel serves NVIDIA GPUs in 16-bit types; XLA serves everything else.
+    """
+    half = jnp.dtype(dtype) in (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16))
+    return "cudnn" if half and jax.default_backend() == "gpu" else "xla"
+
+
+def attention(
+    q: Float[Array, "B T H K"],
+    k: Float[Array, "B S H K"],
+    v: Float[Array, "B S H K"],
+    *,
+    backend: str | None = None,
+) -> Float[Array, "B T H K"]:
+    """softmax(q k^T / sqrt(K)) v over all keys, without a mask; softmax in float32.
+
+    Args:
+      q: queries.
+      k: keys.
+      v: values.
+      backend: one of `BACKENDS`, or None for `default_backend` of q's dtype.
+    """
+    return jax.nn.dot_product_attention(
+        q, k, v, implementation=backend or default_backend(str(q.dtype))
+    )

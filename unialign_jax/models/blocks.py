@@ -1,0 +1,161 @@
+"""The joint transformer block of the MMDiT, its AdaLN-Zero modulation, and the stack of blocks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from unialign_jax.models import layers
+from unialign_jax.models.attention import attention
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
+
+# Order of the six modulation vectors of a block.
+SHIFT_ATTENTION, SCALE_ATTENTION, GATE_ATTENTION, SHIFT_MLP, SCALE_MLP, GATE_MLP = range(6)
+REMAT_POLICIES = {
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+def modulate(
+    x: Float[Array, "B N D"], shift: Float[Array, "B D"], scale: Float[Array, "B D"]
+) -> Float[Array, "B N D"]:
+    """LN(x) (1 + scale) + shift in float32: adaptive layer norm (arXiv 2212.09748)."""
+    return layers.layer_norm(x) * (1 + scale[:, None]) + shift[:, None]
+
+
+class Stream(nnx.Module):
+    """One stream's weights in one block: q, k, v, attention output, MLP."""
+
+    def __init__(self, width: int, heads: int, dtype: str, rngs: nnx.Rngs):
+        d, h, f = width, heads, 4 * width
+        qkv_init = nnx.initializers.variance_scaling(
+            1.0, "fan_in", "normal", in_axis=0, out_axis=-1
+        )
+        self.qkv = layers.linear(
+            d,
+            (3, h, d // h),
+            ("embed", None, "heads", "kv"),
+            rngs=rngs,
+            dtype=dtype,
+            kernel_init=qkv_init,
+        )
+        self.out = layers.linear(d, d, ("heads", "embed"), rngs=rngs, dtype=dtype)
+        self.up = layers.linear(d, f, ("embed", "mlp"), rngs=rngs, dtype=dtype)
+        self.down = layers.linear(f, d, ("mlp", "embed"), rngs=rngs, dtype=dtype)
+        self.dtype = jnp.dtype(dtype)
+
+    def queries_keys_values(self, x: Any, mod: Float[Array, "B 6 D"]) -> Float[Array, "B T 3 H K"]:
+        x = modulate(x, mod[:, SHIFT_ATTENTION], mod[:, SCALE_ATTENTION])
+        return self.qkv(x.astype(self.dtype))
+
+    def attended(self, heads: Float[Array, "B T H K"]) -> Float[Array, "B T D"]:
+        return self.out(heads.reshape(*heads.shape[:2], -1))
+
+    def residuals(self, x: Any, attended: Any, mod: Float[Array, "B 6 D"]) -> Float[Array, "B T D"]:
+        x = x + self._gated(attended, mod[:, GATE_ATTENTION])
+        inner = modulate(x, mod[:, SHIFT_MLP], mod[:, SCALE_MLP]).astype(self.dtype)
+        inner = self.down(jax.nn.gelu(self.up(inner), approximate=True))
+        return x + self._gated(inner, mod[:, GATE_MLP])
+
+    def _gated(self, x: Any, gate: Float[Array, "B D"]) -> Any:
+        return (gate[:, None] * x.astype(jnp.float32)).astype(self.dtype)
+
+
+class Block(nnx.Module):
+    """A joint block: one softmax over image and text tokens, separate weights for the rest."""
+
+    def __init__(self, width: int, heads: int, dtype: str, rngs: nnx.Rngs):
+        self.image = Stream(width, heads, dtype, rngs)
+        self.text = Stream(width, heads, dtype, rngs)
+
+    def joint_attention(self, image: Any, text: Any, mods: tuple[Any, Any]) -> tuple[Any, Any]:
+        """Returns both streams' attention outputs, after the output projections."""
+        qkv = jnp.concatenate(
+            [
+                self.image.queries_keys_values(image, mods[0]),
+                self.text.queries_keys_values(text, mods[1]),
+            ],
+            axis=1,
+        )
+        heads = attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
+        count = image.shape[1]
+        return self.image.attended(heads[:, :count]), self.text.attended(heads[:, count:])
+
+    def __call__(self, image: Any, text: Any, mods: tuple[Any, Any]) -> tuple[Any, Any]:
+        attended = self.joint_attention(image, text, mods)
+        return (
+            self.image.residuals(image, attended[0], mods[0]),
+            self.text.residuals(text, attended[1], mods[1]),
+        )
+
+
+class Modulation(nnx.Module):
+    """One block's AdaLN-Zero projections: six vectors per stream from the time embedding."""
+
+    def __init__(self, width: int, rngs: nnx.Rngs):
+        def projection() -> nnx.LinearGeneral:
+            return layers.linear(
+                width,
+                (6, width),
+                ("embed", None, "modulation"),
+                rngs=rngs,
+                kernel_init=nnx.initializers.zeros,
+            )
+
+        self.image = projection()
+        self.text = projection()
+
+    def __call__(self, e: Float[Array, "B D"]) -> tuple[Any, Any]:
+        return self.image(e), self.text(e)
+
+
+class Blocks(nnx.Module):
+    """All blocks, stacked on a leading layer axis; the modulation is computed outside the scan."""
+
+    def __init__(
+        self, count: int, width: int, heads: int, *, dtype: str, remat: str, rngs: nnx.Rngs
+    ):
+        @nnx.split_rngs(splits=count)
+        @nnx.vmap(in_axes=0, out_axes=0)
+        def stack(rngs: nnx.Rngs) -> tuple[Modulation, Block]:
+            return Modulation(width, rngs), Block(width, heads, dtype, rngs)
+
+        self.modulation, self.layers = stack(rngs)
+        self.remat = remat
+
+    def modulations(self, e: Float[Array, "B D"]) -> tuple[Any, Any]:
+        """Returns ([layers, B, 6, D], [layers, B, 6, D]) for the image and the text stream."""
+        graphdef, state = nnx.split(self.modulation)
+        return jax.vmap(lambda s: nnx.merge(graphdef, s)(e))(state)
+
+    def layer(self, index: int) -> Block:
+        """Returns one block, unstacked."""
+        graphdef, state = nnx.split(self.layers)
+        return nnx.merge(graphdef, jax.tree.map(lambda x: x[index], nnx.to_pure_dict(state)))
+
+    def run(self, tokens: Any, modulations: Any, start: int, stop: int) -> Any:
+        """Runs blocks start..stop-1 over every branch in one scan.
+
+        Args:
+          tokens: a tuple with (image stream, text stream) per branch.
+          modulations: per branch, what `modulations` returned for its time embedding.
+          start: first block.
+          stop: one past the last block.
+        """
+        graphdef, state = nnx.split(self.layers)
+        stacked = jax.tree.map(lambda x: x[start:stop], (nnx.to_pure_dict(state), modulations))
+
+        def body(carry: Any, layer: Any) -> tuple[Any, None]:
+            params, mods = layer
+            block = nnx.merge(graphdef, params)
+            return tuple(block(*carry[i], mods[i]) for i in range(len(carry))), None
+
+        if self.remat != "none":
+            body = jax.checkpoint(body, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
+        return jax.lax.scan(body, tokens, stacked)[0]

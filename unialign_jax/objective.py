@@ -1,0 +1,454 @@
+"""The dual-stream objective: the one place where the terms of the loss meet.
+
+A step runs the network twice on the same weights. The image branch denoises the target image given
+clean text (rectified flow). The text branch fills in a masked caption given the clean image (masked
+diffusion). Two alignment losses pull mid-depth features towards a frozen multimodal encoder
+(intrinsic-modal), and a contrastive loss pulls the branches' outputs together (cross-modal).
+
+    total = image + 0.2 text + 0.05 contrastive + 0.1 (align_image + align_text)
+
+Source: arXiv 2509.23760 and its PyTorch implementation, of which `ObjectiveConfig.parity()` is the
+exact equal. Every departure is a field of `ObjectiveConfig`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from unialign_jax.diffusion import alignment, flow, masked
+from unialign_jax.models.mmdit import MMDiT, Branch, Heads, Output
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float, Int
+
+    EncodeText = Callable[[Int[Array, "M L"]], Float[Array, "M L E"]]
+
+TRAINING_TASKS = ("generate", "edit", "perceive", "compose", "answer")
+TERMS = ("image", "text", "contrastive", "align_image", "align_text")
+TEXT_WEIGHTINGS = ("inverse_time", "flat")
+IMAGE_ALIGNMENTS = ("pooled", "tokens")
+ACCUMULATIONS = ("mean", "sum")
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveConfig:
+    """Weights and switches of the loss. None of them changes the weights' layout.
+
+    Attributes:
+      image_weight: weight of the flow-matching term.
+      text_weight: weight of the masked-text term.
+      contrastive_weight: weight of the cross-modal term.
+      align_weight: weight of each intrinsic-modal term.
+      align_depth: block, from 1, after which the adapters read the streams.
+      align_stop_step: step from which the intrinsic-modal terms weigh 0; 0 is never.
+      image_alignment: "pooled" compares the adapter of the mean token with the mean teacher token
+        (the reference); "tokens" compares token by token on the teacher's grid.
+      image_weighting: one of `flow.WEIGHTINGS`; "x0" is the reference.
+      timestep_density: one of `flow.DENSITIES`.
+      timestep_shift: shift of the training noise levels; 1 (none) is the reference.
+      text_weighting: "inverse_time" is 1/t over all positions (the reference); "flat" is the mean
+        over masked tokens.
+      text_over_pads: whether padding after the first end token counts in the text term; the
+        reference counts it, and learns by it where captions end.
+      text_dropout: chance that the image branch sees the null text, for guidance.
+      condition_dropout: chance that it sees empty (zero) condition images, for image guidance; the
+        reference never drops them.
+      contrastive_group: rows contrasted with each other; 0 is the global batch, the reference 4.
+      stratify_group: rows over which text times are stratified; 0 is the global batch, the
+        reference 4.
+      perceive_text_image: image of the text branch in perception: "source" (what the caption
+        describes) or "target" (the reference).
+      accumulate: "mean" or "sum" (the reference) of the micro-batches' gradients.
+    """
+
+    image_weight: float = 1.0
+    text_weight: float = 0.2
+    contrastive_weight: float = 0.05
+    align_weight: float = 0.1
+    align_depth: int = 8
+    align_stop_step: int = 0
+    image_alignment: str = "pooled"
+    image_weighting: str = "x0"
+    timestep_density: str = "logit_normal"
+    timestep_shift: float = 1.0
+    text_weighting: str = "inverse_time"
+    text_over_pads: bool = True
+    text_dropout: float = 0.1
+    condition_dropout: float = 0.0
+    contrastive_group: int = 0
+    stratify_group: int = 0
+    perceive_text_image: str = "source"
+    accumulate: str = "mean"
+
+    def __post_init__(self) -> None:
+        for field, allowed in (
+            ("image_alignment", IMAGE_ALIGNMENTS),
+            ("image_weighting", flow.WEIGHTINGS),
+            ("timestep_density", flow.DENSITIES),
+            ("text_weighting", TEXT_WEIGHTINGS),
+            ("perceive_text_image", ("source", "target")),
+            ("accumulate", ACCUMULATIONS),
+        ):
+            if getattr(self, field) not in allowed:
+                raise ValueError(
+                    f"objective.{field} is {getattr(self, field)!r}; one of {', '.join(allowed)}"
+                )
+
+    @classmethod
+    def parity(cls, **overrides: Any) -> ObjectiveConfig:
+        """The reference's objective, number for number."""
+        reference: dict[str, Any] = {
+            "contrastive_group": 4,
+            "stratify_group": 4,
+            "perceive_text_image": "target",
+            "accumulate": "sum",
+        }
+        return cls(**{**reference, **overrides})
+
+
+@dataclasses.dataclass(frozen=True)
+class TextTokens:
+    """Ids with a meaning of their own.
+
+    Attributes:
+      mask_id: the mask token.
+      end_id: the end token, which also pads.
+      null_ids: [1][L] ids of the null text, for guidance.
+    """
+
+    mask_id: int
+    end_id: int
+    null_ids: Any
+
+
+@flax.struct.dataclass
+class Batch:
+    """Model inputs of one step for one task.
+
+    Attributes:
+      target: [B, H, W, C] latents of the target image.
+      instruction_ids: int32 [B, L], clean text of the image branch (generate: the caption).
+      caption_ids: int32 [B, L], text that the text branch masks.
+      caption_weight: float32 [B], 0 where a record has no caption; None is all 1.
+      conditions: 0 to 3 condition images.
+      label_mask: bool [B, L], True where a token may be masked and is learnt; None is everywhere.
+      image_features: the teacher's image features, [B, A] or, by token, [B, rows, columns, A].
+      text_features: [B, A], the teacher's text features, whichever the cache was made with.
+    """
+
+    target: Any
+    instruction_ids: Any
+    caption_ids: Any
+    caption_weight: Any = None
+    conditions: tuple[Any, ...] = ()
+    label_mask: Any = None
+    image_features: Any = None
+    text_features: Any = None
+
+
+@flax.struct.dataclass
+class Draws:
+    """Every random number of a step; goldens feed recorded ones.
+
+    Attributes:
+      noise: normal, like the target.
+      density: [B], normal for the logit-normal density, uniform for the others.
+      dropout_uniform: [B], for the null text.
+      condition_uniform: [B], for empty conditions.
+      eps_t: [B] uniform, for the text times.
+      mask_uniform: [B, L] uniform, for the masks.
+    """
+
+    noise: Any
+    density: Any
+    dropout_uniform: Any
+    condition_uniform: Any
+    eps_t: Any
+    mask_uniform: Any
+
+
+@flax.struct.dataclass
+class Report:
+    """Unweighted terms of the loss, and every intermediate quantity by name."""
+
+    terms: dict[str, Any]
+    intermediates: dict[str, Any]
+
+
+def sample_draws(key: jax.Array, batch: Batch, config: ObjectiveConfig) -> Draws:
+    """Draws the random numbers of a step from a PRNG key."""
+    keys = jax.random.split(key, 6)
+    b, length = batch.caption_ids.shape
+    normal = config.timestep_density == "logit_normal"
+    return Draws(
+        noise=jax.random.normal(keys[0], batch.target.shape),
+        density=(jax.random.normal if normal else jax.random.uniform)(keys[1], (b,)),
+        dropout_uniform=jax.random.uniform(keys[2], (b,)),
+        condition_uniform=jax.random.uniform(keys[3], (b,)),
+        eps_t=jax.random.uniform(keys[4], (b,)),
+        mask_uniform=jax.random.uniform(keys[5], (b, length)),
+    )
+
+
+def noise_levels(density: Float[Array, " B"], config: ObjectiveConfig) -> dict[str, Any]:
+    """Turns density draws into `u`, `index`, `sigmas`, `timesteps`, each [B]."""
+    if config.timestep_density == "logit_normal":
+        u = flow.logit_normal(density)
+    elif config.timestep_density == "mode":
+        u = flow.mode(density)
+    else:
+        u = density
+    index = flow.level_index(u)
+    sigmas = jnp.asarray(flow.training_sigmas(config.timestep_shift))[index]
+    return {"u": u, "index": index, "sigmas": sigmas, "timesteps": sigmas * flow.TRAINING_LEVELS}
+
+
+def corrupt_text(
+    ids: Int[Array, "B L"],
+    eps_t: Float[Array, " B"],
+    mask_uniform: Float[Array, "B L"],
+    config: ObjectiveConfig,
+    mask_id: int,
+    label_mask: Bool[Array, "B L"] | None = None,
+) -> dict[str, Any]:
+    """Masks a text at a stratified random time: `t`, `sigma`, `dsigma`, `move_chance`, `xt`."""
+    t = masked.antithetic_times(eps_t, config.stratify_group)
+    sigma = masked.total_noise(t)
+    chance = masked.mask_chance(sigma)[:, None]
+    return {
+        "t": t,
+        "sigma": sigma,
+        "dsigma": masked.rate_noise(t),
+        "move_chance": chance,
+        "xt": masked.mask_tokens(ids, chance, mask_uniform, mask_id, label_mask),
+    }
+
+
+def text_loss(
+    logits: Float[Array, "B L V"],
+    ids: Int[Array, "B L"],
+    corrupted: dict[str, Any],
+    config: ObjectiveConfig,
+    tokens: TextTokens,
+    label_mask: Bool[Array, "B L"] | None = None,
+    record_weight: Float[Array, " B"] | None = None,
+) -> tuple[Float[Array, ""], Float[Array, "B L"]]:
+    """The masked-diffusion loss of a text and its terms per position.
+
+    With "inverse_time", the sum of -log p / t over masked positions, divided by the number of
+    positions, masked or not. With "flat", the mean of -log p over masked positions.
+    """
+    xt = corrupted["xt"]
+    nll = -masked.target_log_probs(logits, xt, ids, tokens.mask_id)
+    counted = jnp.ones(ids.shape, jnp.float32)
+    if not config.text_over_pads:
+        ends = jnp.cumsum(ids == tokens.end_id, axis=-1)
+        counted *= (ends - (ids == tokens.end_id)) == 0
+    if record_weight is not None:
+        counted *= record_weight[:, None]
+    learnt = counted if label_mask is None else counted * label_mask
+    if config.text_weighting == "flat":
+        learnt = learnt * (xt == tokens.mask_id)
+        return jnp.sum(nll * learnt) / jnp.maximum(jnp.sum(learnt), 1.0), nll * learnt
+    weight = corrupted["dsigma"] / jnp.expm1(corrupted["sigma"])
+    weighted = nll * weight[:, None] * learnt
+    return jnp.sum(weighted) / jnp.maximum(jnp.sum(counted), 1.0), weighted
+
+
+def image_loss(
+    velocity: Float[Array, "B H W C"],
+    noisy: Float[Array, "B H W C"],
+    target: Float[Array, "B H W C"],
+    sigmas: Float[Array, " B"],
+    weighting: str,
+) -> Float[Array, ""]:
+    """Mean of w(sigma) (x_sigma - sigma v - x)^2, float32."""
+    predicted = noisy - flow.expand(sigmas, noisy.ndim) * velocity
+    weight = flow.expand(flow.loss_weight(sigmas, weighting), noisy.ndim)
+    return jnp.mean(weight * jnp.square(predicted - target))
+
+
+def dual_stream_loss(
+    transformer: MMDiT,
+    encode_text: EncodeText,
+    batch: Batch,
+    draws: Draws,
+    config: ObjectiveConfig,
+    *,
+    task: str,
+    tokens: TextTokens,
+    step: Any = 0,
+) -> tuple[Float[Array, ""], Report]:
+    """The training loss of one batch of one task.
+
+    Args:
+      transformer: the network.
+      encode_text: ids -> embeddings; called once, on all texts of the step.
+      batch: inputs; the intrinsic-modal terms exist when their teacher features do.
+      draws: the step's random numbers.
+      config: weights and switches.
+      task: one of `TRAINING_TASKS`; "answer" has a text branch only.
+      tokens: mask, end and null ids.
+      step: number of the step, for `align_stop_step`.
+
+    Returns:
+      The weighted total, and a `Report` with the unweighted terms and intermediates.
+    """
+    has_image_branch = task != "answer"
+    corrupted = corrupt_text(
+        batch.caption_ids, draws.eps_t, draws.mask_uniform, config, tokens.mask_id, batch.label_mask
+    )
+    texts = {"caption": corrupted["xt"]}
+    if has_image_branch:
+        texts["instruction"] = batch.instruction_ids
+        texts["null"] = jnp.asarray(tokens.null_ids, batch.caption_ids.dtype)
+    embeds = _encode_together(encode_text, texts)
+
+    terms: dict[str, Any] = {}
+    seen: dict[str, Any] = {f"txt_{k}": v for k, v in corrupted.items()}
+    branches = []
+    if has_image_branch:
+        branch, noisy = _image_branch(batch, draws, config, embeds, seen)
+        branches.append((branch, _image_heads(batch, config)))
+    branches.append(
+        (_text_branch(batch, config, embeds, task), _text_heads(batch, has_image_branch))
+    )
+    outputs = transformer.forward_branches(branches, config.align_depth)
+
+    text: Output = outputs[-1]
+    terms["text"], seen["txt_weighted_nll"] = text_loss(
+        text.logits,
+        batch.caption_ids,
+        corrupted,
+        config,
+        tokens,
+        batch.label_mask,
+        batch.caption_weight,
+    )
+    seen |= {
+        "txt_logits": text.logits,
+        "txt_log_probs": masked.substitute(text.logits, corrupted["xt"], tokens.mask_id),
+        "txt_text_embeds": embeds["caption"],
+        "txt_text_hidden": text.text_hidden,
+        "txt_mid_text": text.mid_text,
+    }
+    if has_image_branch:
+        image: Output = outputs[0]
+        terms["image"] = image_loss(
+            image.velocity, noisy, batch.target, seen["img_sigmas"], config.image_weighting
+        )
+        terms["contrastive"] = alignment.contrastive_loss(
+            jnp.mean(image.image_hidden, axis=1),
+            jnp.mean(text.text_hidden, axis=1),
+            group=config.contrastive_group,
+            weight=batch.caption_weight,
+        )
+        if batch.image_features is not None:
+            terms["align_image"] = _align_image(image, batch, config)
+        seen |= {
+            "img_velocity": image.velocity,
+            "img_hidden": image.image_hidden,
+            "img_mid_image": image.mid_image,
+        }
+    if batch.text_features is not None and has_image_branch:
+        terms["align_text"] = alignment.cosine_loss(
+            text.mid_text, batch.text_features, batch.caption_weight
+        )
+    return _total(terms, config, step), Report(terms, seen)
+
+
+def _encode_together(encode_text: EncodeText, texts: dict[str, Any]) -> dict[str, Any]:
+    """One pass of the text encoder over all texts of the step."""
+    embeds = encode_text(jnp.concatenate(list(texts.values())))
+    result, start = {}, 0
+    for name, ids in texts.items():
+        result[name] = embeds[start : start + ids.shape[0]]
+        start += ids.shape[0]
+    return result
+
+
+def _image_branch(
+    batch: Batch,
+    draws: Draws,
+    config: ObjectiveConfig,
+    embeds: dict[str, Any],
+    seen: dict[str, Any],
+) -> tuple[Branch, Any]:
+    levels = noise_levels(draws.density, config)
+    noisy = flow.interpolate(batch.target, draws.noise, levels["sigmas"])
+    dropped = draws.dropout_uniform < config.text_dropout
+    text = jnp.where(dropped[:, None, None], embeds["null"], embeds["instruction"])
+    conditions = batch.conditions
+    if config.condition_dropout > 0:
+        kept = flow.expand(draws.condition_uniform >= config.condition_dropout, noisy.ndim)
+        conditions = tuple(c * kept for c in conditions)
+    seen |= {f"img_{k}": v for k, v in levels.items()}
+    seen |= {
+        "img_noisy_latents": noisy,
+        "img_dropout_mask": dropped,
+        "img_text_embeds_used": text,
+        "instruction_embeds": embeds["instruction"],
+        "null_embeds": embeds["null"],
+    }
+    return Branch(text, levels["timesteps"], noisy, conditions), noisy
+
+
+def _text_branch(
+    batch: Batch, config: ObjectiveConfig, embeds: dict[str, Any], task: str
+) -> Branch:
+    image = batch.target
+    if task == "perceive" and config.perceive_text_image == "source":
+        image = batch.conditions[0]
+    return Branch(embeds["caption"], jnp.zeros(image.shape[0]), image)
+
+
+def _image_heads(batch: Batch, config: ObjectiveConfig) -> Heads:
+    aligned = batch.image_features is not None
+    pooled = config.image_alignment == "pooled"
+    return Heads(
+        velocity=True,
+        image_hidden=True,
+        mid_image=aligned and pooled,
+        mid_image_tokens=aligned and not pooled,
+    )
+
+
+def _text_heads(batch: Batch, has_image_branch: bool) -> Heads:
+    aligned = batch.text_features is not None and has_image_branch
+    return Heads(logits=True, text_hidden=has_image_branch, mid_text=aligned)
+
+
+def _align_image(image: Output, batch: Batch, config: ObjectiveConfig) -> Float[Array, ""]:
+    if config.image_alignment == "pooled":
+        return alignment.cosine_loss(image.mid_image, batch.image_features)
+    features = batch.image_features
+    if features.ndim != 4:
+        raise ValueError(
+            f"image_alignment 'tokens' needs teacher features [B, rows, columns, A], not {features.shape}"
+        )
+    predicted = image.mid_image_tokens
+    h, w = batch.target.shape[1:3]
+    patch = round((h * w / predicted.shape[1]) ** 0.5)
+    grid = (features.shape[0], h // patch, w // patch, features.shape[-1])
+    resized = jax.image.resize(features.astype(jnp.float32), grid, "linear")
+    return alignment.cosine_loss(predicted, resized.reshape(predicted.shape))
+
+
+def _total(terms: dict[str, Any], config: ObjectiveConfig, step: Any) -> Float[Array, ""]:
+    align = jnp.float32(config.align_weight)
+    if config.align_stop_step:
+        align = jnp.where(step < config.align_stop_step, align, 0.0)
+    weights = {
+        "image": config.image_weight,
+        "text": config.text_weight,
+        "contrastive": config.contrastive_weight,
+        "align_image": align,
+        "align_text": align,
+    }
+    return sum((weights[name] * value for name, value in terms.items()), jnp.float32(0.0))

@@ -1,0 +1,1 @@
+"""Proof of parity: every recorded number of the PyTorch reference against ours."""

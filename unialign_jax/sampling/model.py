@@ -1,0 +1,215 @@
+"""A run directory as sampling needs it: networks, tokenizer, sizes, defaults, parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+from jax.sharding import Mesh
+
+from unialign_jax.config import load_json, to_dataclass
+from unialign_jax.diffusion import flow
+from unialign_jax.errors import UserError
+from unialign_jax.models import functional
+from unialign_jax.models.functional import Functional, Params
+from unialign_jax.models.mmdit import MMDiT, MMDiTConfig
+from unialign_jax.models.t5 import T5Config, T5Encoder
+from unialign_jax.parallel import rules
+from unialign_jax.parallel.mesh import MeshConfig, make_mesh
+
+if TYPE_CHECKING:
+    from unialign_jax.data.tokenizer import TextTokenizer
+
+# What the reference's demonstrations and benchmark steer away from (uniAlignment.md 2.10). Small
+# models trained on few photographs have no idea of these words; for them the null text is better.
+REFERENCE_NEGATIVE_PROMPT = (
+    "low quality, blurry, low resolution, backlit, cartoon, animated, deformed, oversaturated, "
+    "undersaturated, out of frame"
+)
+PIXEL_CHANNELS = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleConfig:
+    """The `sample` section of a config: what a call that does not say otherwise gets.
+
+    Attributes:
+      steps: Euler steps of an image.
+      guidance: scale of classifier-free guidance; 1 or less is none.
+      shift: shift of the sampling noise levels.
+      table: one of `flow.TABLES`; "double_shifted" is the reference's.
+      text_steps: steps of a caption or answer.
+      negative: text to be guided away from; "" is the null text that training drops prompts to.
+      prompts: prompts of the sample grids during training; empty takes records of the data set.
+    """
+
+    steps: int = 28
+    guidance: float = 7.0
+    shift: float = 3.0
+    table: str = "double_shifted"
+    text_steps: int = 64
+    negative: str = ""
+    prompts: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.text_steps < 1:
+            raise ValueError("steps and text_steps must be at least 1")
+        if self.table not in flow.TABLES:
+            raise ValueError(f"table is {self.table!r}; one of {', '.join(flow.TABLES)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """Everything about a model but its parameters.
+
+    Attributes:
+      transformer: the network; its parameters are `params["transformer"]`.
+      text_encoder: ids -> embeddings; `params["text_encoder"]`.
+      tokenizer: text <-> ids.
+      config: of the transformer.
+      image_size: side of the square images it was trained on, in pixels.
+      text_length: tokens L of every text.
+      sample: defaults for sampling.
+    """
+
+    transformer: Functional
+    text_encoder: Functional
+    tokenizer: TextTokenizer
+    config: MMDiTConfig
+    image_size: int
+    text_length: int
+    sample: SampleConfig
+
+
+def build_model(
+    config: Mapping[str, Any], tokenizer: TextTokenizer, *, dtype: str | None = None
+) -> Model:
+    """The model of a resolved config, as structure and shapes.
+
+    Args:
+      config: nested dicts with the sections `model`, `text_encoder`, `data` and `sample`.
+      tokenizer: the one that the model was trained with.
+      dtype: compute dtype of both networks in place of the config's.
+
+    Raises:
+      UserError: a section or value that is missing or wrong.
+    """
+    sections = {}
+    for name in ("model", "text_encoder", "data", "sample"):
+        if not isinstance(config.get(name), Mapping):
+            raise UserError(f"the config has no section `{name}`.")
+        sections[name] = dict(config[name])
+    if dtype is not None:
+        sections["model"]["dtype"] = sections["text_encoder"]["dtype"] = dtype
+    transformer = to_dataclass(MMDiTConfig, sections["model"], where="model")
+    encoder = to_dataclass(
+        T5Config, sections["text_encoder"], where="text_encoder", ignore=("train",)
+    )
+    for name in ("image_size", "text_length"):
+        if not isinstance(sections["data"].get(name), int):
+            raise UserError(f"config key `data.{name}` is missing or no whole number.")
+    return Model(
+        transformer=functional.build(lambda rngs: MMDiT(transformer, rngs)),
+        text_encoder=functional.build(lambda rngs: T5Encoder(encoder, rngs)),
+        tokenizer=tokenizer,
+        config=transformer,
+        image_size=sections["data"]["image_size"],
+        text_length=sections["data"]["text_length"],
+        sample=to_dataclass(SampleConfig, sections["sample"], where="sample"),
+    )
+
+
+def require_pixels(model: Model) -> None:
+    """Refuses models whose latents are those of an autoencoder.
+
+    Raises:
+      UserError: the model does not work on pixels.
+    """
+    if model.config.channels != PIXEL_CHANNELS:
+        raise UserError(
+            f"model.channels is {model.config.channels}: this version samples models of pixels "
+            f"({PIXEL_CHANNELS} channels); it has no autoencoder to decode latents with."
+        )
+
+
+def default_mesh(devices: list | None = None) -> Mesh:
+    """The devices that a batch is split over: this process's accelerators, or one CPU."""
+    if devices is None:
+        devices = jax.local_devices()
+        devices = devices[:1] if devices[0].platform == "cpu" else devices
+    return make_mesh(MeshConfig(), devices)
+
+
+def load_run(
+    path: str | Path,
+    weights: str = "ema",
+    *,
+    dtype: str | None = None,
+    step: int | None = None,
+    mesh: Mesh | None = None,
+) -> tuple[Model, Params, int]:
+    """Reads a run directory.
+
+    Args:
+      path: a directory that `unialign train` wrote.
+      weights: "ema" for the moving average, "raw" for the last weights.
+      dtype: compute dtype in place of the run's, for example "bfloat16".
+      step: a saved step; None is the newest.
+      mesh: where the parameters go, whole on every device; None is `default_mesh()`.
+
+    Returns:
+      The model, its parameters and the step that they were saved at.
+
+    Raises:
+      UserError: not a run directory, no checkpoint, or one that does not fit the config.
+    """
+    from unialign_jax.data.tokenizer import TextTokenizer
+    from unialign_jax.training.checkpoints import load_params
+
+    path = Path(path).expanduser()
+    if not (path / "config.json").is_file():
+        found = "not a run directory (no config.json)" if path.exists() else "not there"
+        raise UserError(
+            f"{path} is {found}. "
+            "A model is a run directory that `unialign train --workdir` wrote: config.json, "
+            "tokenizer.json and checkpoints/."
+        )
+    tokenizer = TextTokenizer.from_file(path / "tokenizer.json")
+    try:
+        model = build_model(load_json(path / "config.json"), tokenizer, dtype=dtype)
+        require_pixels(model)
+    except UserError as error:
+        raise UserError(f"{path / 'config.json'}: {error}") from error
+    sharding = rules.replicated(mesh or default_mesh())
+    params, step = load_params(path, weights, step=step, sharding=sharding)
+    check_parameters(model, params, path)
+    return model, params, step
+
+
+def check_parameters(model: Model, params: Params, where: str | Path) -> None:
+    """Compares names and shapes of parameters with what the networks take.
+
+    Raises:
+      UserError: they differ; lists the first differences.
+    """
+    wanted = {
+        "transformer": model.transformer.abstract,
+        "text_encoder": model.text_encoder.abstract,
+    }
+    want, have = _shapes(wanted), _shapes(params)
+    wrong = [
+        f"{name}: the config has {want.get(name, 'none')}, the checkpoint {have.get(name, 'none')}"
+        for name in sorted(want.keys() | have.keys())
+        if want.get(name) != have.get(name)
+    ]
+    if wrong:
+        shown = "\n  ".join(wrong[:10] + ([f"... {len(wrong)} in all"] if len(wrong) > 10 else []))
+        raise UserError(f"{where}: the checkpoint does not fit the config:\n  {shown}")
+
+
+def _shapes(tree: Params) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {"/".join(str(k.key) for k in path): tuple(leaf.shape) for path, leaf in leaves}

@@ -1,0 +1,110 @@
+"""AdamW with global-norm clipping, linear warm-up and frozen parameters.
+
+The recipe is that of the PyTorch reference (learning rate 3e-5, decay 0.01 on every parameter,
+clip 2.0, 2000 warm-up steps of which the first has rate 0), with each part a field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Int
+
+Schedule = Callable[["int | Int[Array, '']"], "Float[Array, '']"]
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Fields of the optimiser.
+
+    Attributes:
+        learning_rate: the peak rate.
+        warmup_steps: step s has rate `learning_rate * min(1, s / warmup_steps)`; 0 for none.
+        decay_steps: the step, warm-up included, at which a cosine decay reaches 0; 0 keeps the
+            rate constant after the warm-up.
+        weight_decay: decoupled decay of every trained parameter, biases included.
+        b1, b2, eps: Adam's.
+        clip: the largest global norm of a gradient; 0 for no clipping.
+        clip_scale: multiplies the norm before it is compared with `clip`. The reference sums the
+            gradients of its 12 micro-batches; 12 clips their mean in the same way.
+        freeze: parts of parameter paths (`transformer/null_image`). A parameter whose path
+            contains one of them gets no gradient, no decay and no moments. The reference never
+            trains its null image tokens.
+    """
+
+    learning_rate: float = 3e-5
+    warmup_steps: int = 2000
+    decay_steps: int = 0
+    weight_decay: float = 1e-2
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    clip: float = 2.0
+    clip_scale: float = 1.0
+    freeze: tuple[str, ...] = ("null_image",)
+
+    def __post_init__(self) -> None:
+        if self.decay_steps and self.decay_steps <= self.warmup_steps:
+            raise ValueError(
+                f"decay_steps={self.decay_steps} must exceed warmup_steps={self.warmup_steps}"
+            )
+        if self.clip < 0 or self.clip_scale <= 0:
+            raise ValueError("clip must be at least 0 and clip_scale above 0")
+
+
+def learning_rate_schedule(config: OptimizerConfig) -> Schedule:
+    """The learning rate, float32, as a function of the number of finished updates."""
+
+    def schedule(step: int | Int[Array, ""]) -> Float[Array, ""]:
+        step = jnp.asarray(step, jnp.float32)
+        rate = jnp.float32(config.learning_rate)
+        if config.warmup_steps:
+            rate = rate * jnp.minimum(1.0, step / config.warmup_steps)
+        if config.decay_steps:
+            span = config.decay_steps - config.warmup_steps
+            progress = jnp.clip((step - config.warmup_steps) / span, 0.0, 1.0)
+            rate = rate * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
+        return rate
+
+    return schedule
+
+
+def trainable(params: Any, freeze: tuple[str, ...]) -> Any:
+    """A tree of bools in the structure of `params`: False where the path contains a frozen part."""
+
+    def is_trained(path: tuple, _: Any) -> bool:
+        name = "/".join(str(getattr(key, "key", key)) for key in path)
+        return not any(part in name for part in freeze)
+
+    return jax.tree_util.tree_map_with_path(is_trained, params)
+
+
+def make_optimizer(config: OptimizerConfig) -> tuple[optax.GradientTransformation, Schedule]:
+    """The optimiser and its learning-rate schedule (for the log).
+
+    The gradient is scaled by `clip / (clip_scale * norm)` where that is below 1, the norm being
+    that of the trained parameters. AdamW follows torch.optim.AdamW: the bias-corrected moments,
+    `eps` outside the root, and a decay of `rate * weight_decay` times the parameter.
+    """
+    schedule = learning_rate_schedule(config)
+    steps = [
+        optax.adamw(
+            schedule, b1=config.b1, b2=config.b2, eps=config.eps, weight_decay=config.weight_decay
+        )
+    ]
+    if config.clip:
+        steps.insert(0, optax.clip_by_global_norm(config.clip / config.clip_scale))
+
+    def labels(params: Any) -> Any:
+        mask = trainable(params, config.freeze)
+        return jax.tree.map(lambda trained: "trained" if trained else "frozen", mask)
+
+    tx = optax.partition({"trained": optax.chain(*steps), "frozen": optax.set_to_zero()}, labels)
+    return tx, schedule

@@ -1,0 +1,105 @@
+"""Progress on the terminal: a bar with the loss terms, or plain lines without a terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+
+class TrainProgress:
+    """Shows where a run stands.
+
+    Args:
+        total: the last step.
+        start: the step that the run continues from.
+        visible: False for the processes that stay silent.
+        console: where to write; standard error if None, which leaves standard output to results.
+    """
+
+    def __init__(
+        self, total: int, start: int = 0, *, visible: bool = True, console: Console | None = None
+    ):
+        self._console = console or Console(
+            file=sys.stderr, soft_wrap=True, highlight=False, quiet=not visible
+        )
+        self._total, self._start = total, start
+        self._begin: float | None = None
+        self._excluded = 0.0
+        self._rates: dict[str, float] = {}
+        self._bar: Progress | None = None
+        if self._console.is_terminal:
+            self._bar = Progress(
+                TextColumn("training"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TextColumn("{task.description}"),
+                console=self._console,
+                transient=False,
+            )
+            self._task = self._bar.add_task("compiling", total=total, completed=start)
+            self._bar.start()
+
+    def step(self, step: int, values: Mapping[str, float], logged: bool) -> None:
+        """Shows a finished step.
+
+        Args:
+            step: finished steps.
+            values: its loss terms; `images_per_second` and `data_wait` when they are known.
+            logged: whether the step is logged; without a terminal only these get a line.
+        """
+        if self._begin is None:
+            # The first report ends the compilation, from where the time left is estimated.
+            self._begin, self._start = time.monotonic(), step
+        for name in ("images_per_second", "data_wait"):
+            if name in values:
+                self._rates[name] = values[name]
+        text = describe({**values, **self._rates}, self._time_left(step))
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, description=text)
+        elif logged:
+            self._console.print(f"step {step}/{self._total}  {text}", markup=False)
+
+    def exclude(self, seconds: float) -> None:
+        """Leaves seconds of compiling, saving or sampling out of the estimate of time left."""
+        self._excluded += seconds
+
+    def message(self, text: str) -> None:
+        """Prints a line without disturbing the bar."""
+        self._console.print(text, markup=False)
+
+    def close(self) -> None:
+        """Leaves the bar as it stands."""
+        if self._bar is not None:
+            self._bar.stop()
+
+    def _time_left(self, step: int) -> float | None:
+        if self._begin is None or step <= self._start:
+            return None
+        each = (time.monotonic() - self._begin - self._excluded) / (step - self._start)
+        return max(each, 0.0) * (self._total - step)
+
+
+def describe(values: Mapping[str, float], seconds_left: float | None = None) -> str:
+    """One line: `loss 0.412  image 0.31  text 5.02  12.3 img/s  wait 2%  left 0:01:05`."""
+    parts = []
+    for name, value in values.items():
+        if name == "loss" or name.startswith("loss/"):
+            parts.append(f"{name.removeprefix('loss/')} {value:.4g}")
+    if "images_per_second" in values:
+        parts.append(f"{values['images_per_second']:.1f} img/s")
+    if "data_wait" in values:
+        parts.append(f"wait {values['data_wait']:.0%}")
+    if seconds_left is not None:
+        parts.append(f"left {duration(seconds_left)}")
+    return "  ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """`1:02:03`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"

@@ -1,0 +1,152 @@
+"""One training step: draws, loss, gradient over micro-batches, update, moving average."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from unialign_jax.models.functional import Functional
+from unialign_jax.objective import (
+    Batch,
+    ObjectiveConfig,
+    TextTokens,
+    dual_stream_loss,
+    sample_draws,
+)
+from unialign_jax.training.state import TrainState, trainable
+
+Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class StepConfig:
+    """What a step needs beside the models.
+
+    Attributes:
+      objective: weights and switches of the loss.
+      tokens: mask, end and null ids.
+      seed: of the run; step s draws from fold_in(key(seed), s).
+      micro_batches: pieces into which the batch is cut, their gradients accumulated.
+      train_text_encoder: whether the text encoder learns too.
+      ema_decay: of the moving average; 0 keeps none.
+      ema_warmup: whether the decay grows as (1 + step) / (10 + step) up to `ema_decay`.
+    """
+
+    objective: ObjectiveConfig
+    tokens: TextTokens
+    seed: int = 0
+    micro_batches: int = 1
+    train_text_encoder: bool = False
+    ema_decay: float = 0.0
+    ema_warmup: bool = True
+
+
+def make_train_step(
+    transformer: Functional,
+    text_encoder: Functional,
+    tx: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    config: StepConfig,
+    *,
+    task: str,
+) -> Step:
+    """Builds the step for one task, ready for `jax.jit` with the state donated.
+
+    Args:
+      transformer: the network; its parameters are `state.params["transformer"]`.
+      text_encoder: ids -> embeddings; `state.params["text_encoder"]`.
+      tx: the optimiser, over the trainable part of the parameters.
+      schedule: learning rate by step, for the log.
+      config: see `StepConfig`.
+      task: one of `objective.TRAINING_TASKS`.
+
+    Returns:
+      (state, batch) -> (state, metrics). `batch.target` and `batch.conditions` may be uint8
+      pixels, which become [-1, 1]. Metrics are float32 scalars: `loss`, `loss/TERM` for each term
+      that has its inputs, `grad_norm` (before clipping) and `lr`.
+    """
+
+    def loss(part: Any, frozen: Any, batch: Batch, key: Any, step: Any) -> tuple[Any, Any]:
+        params = {**frozen, **part}
+        encoder = text_encoder.bind(params["text_encoder"])
+
+        def encode(ids: Any) -> Any:
+            embeds = encoder(ids)
+            return embeds if config.train_text_encoder else jax.lax.stop_gradient(embeds)
+
+        total, report = dual_stream_loss(
+            transformer.bind(params["transformer"]),
+            encode,
+            batch,
+            sample_draws(key, batch, config.objective),
+            config.objective,
+            task=task,
+            tokens=config.tokens,
+            step=step,
+        )
+        return total, report.terms
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        batch = batch.replace(
+            target=to_unit_range(batch.target),
+            conditions=tuple(to_unit_range(c) for c in batch.conditions),
+        )
+        part = trainable(state.params, train_text_encoder=config.train_text_encoder)
+        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        gradient = jax.value_and_grad(loss, has_aux=True)
+        (total, terms), grads = _accumulate(
+            lambda b, k: gradient(part, state.params, b, k, state.step), batch, key, config
+        )
+        updates, opt_state = tx.update(grads, state.opt_state, part)
+        part = optax.apply_updates(part, updates)
+        metrics = {"loss": total, **{f"loss/{name}": value for name, value in terms.items()}}
+        metrics["grad_norm"] = optax.global_norm(grads)
+        metrics["lr"] = jnp.asarray(schedule(state.step), jnp.float32)
+        ema = None if state.ema is None else _averaged(state.ema, part, state.step, config)
+        done = TrainState(state.step + 1, {**state.params, **part}, opt_state, ema)
+        return done, metrics
+
+    return step
+
+
+def to_unit_range(image: Any) -> Any:
+    """uint8 pixels -> float32 in [-1, 1]; anything else is returned as it is."""
+    if image.dtype != jnp.uint8:
+        return image
+    return image.astype(jnp.float32) / 127.5 - 1.0
+
+
+def _accumulate(gradient: Any, batch: Batch, key: Any, config: StepConfig) -> Any:
+    """Loss, terms and gradients of the whole batch, over `micro_batches` pieces."""
+    count = config.micro_batches
+    if count == 1:
+        return gradient(batch, key)
+    size = batch.caption_ids.shape[0]
+    if size % count:
+        raise ValueError(f"micro_batches {count} does not divide the batch {size}")
+    pieces = jax.tree.map(lambda x: x.reshape(count, size // count, *x.shape[1:]), batch)
+    keys = jax.random.split(key, count)
+    first = jax.eval_shape(gradient, jax.tree.map(lambda x: x[0], pieces), keys[0])
+    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first)
+
+    def body(total: Any, piece: Any) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, gradient(*piece)), None
+
+    (losses, grads), _ = jax.lax.scan(body, zero, (pieces, keys))
+    losses = jax.tree.map(lambda x: x / count, losses)
+    if config.objective.accumulate == "mean":
+        grads = jax.tree.map(lambda x: x / count, grads)
+    return losses, grads
+
+
+def _averaged(ema: Any, part: Any, step: Any, config: StepConfig) -> Any:
+    decay = jnp.float32(config.ema_decay)
+    if config.ema_warmup:
+        count = step.astype(jnp.float32)
+        decay = jnp.minimum(decay, (1 + count) / (10 + count))
+    return jax.tree.map(lambda a, p: a + (1 - decay) * (p - a), ema, part)
