@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from unialign_jax.diffusion import alignment, flow, masked
-from unialign_jax.models.mmdit import MMDiT, Branch, Heads, Output
+from unialign_jax.models.mmdit import Branch, Heads, MMDiT, Output
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
@@ -430,7 +430,8 @@ def _align_image(image: Output, batch: Batch, config: ObjectiveConfig) -> Float[
     features = batch.image_features
     if features.ndim != 4:
         raise ValueError(
-            f"image_alignment 'tokens' needs teacher features [B, rows, columns, A], not {features.shape}"
+            "image_alignment 'tokens' needs teacher features [B, rows, columns, A], not "
+            f"{features.shape}"
         )
     predicted = image.mid_image_tokens
     h, w = batch.target.shape[1:3]
@@ -451,4 +452,7 @@ def _total(terms: dict[str, Any], config: ObjectiveConfig, step: Any) -> Float[A
         "align_image": align,
         "align_text": align,
     }
-    return sum((weights[name] * value for name, value in terms.items()), jnp.float32(0.0))
+    total = jnp.float32(0.0)
+    for name, value in terms.items():
+        total = total + weights[name] * value
+    return total

@@ -63,14 +63,13 @@ def test_more_items_than_a_batch_holds_are_cut_into_batches(pipe, generated):
     assert_equal(many[:3], generated)
 
 
-def test_seed_steps_guidance_prompt_and_negative_all_matter(pipe, generated):
+def test_seed_guidance_prompt_and_negative_all_matter(pipe, generated):
     base = arrays(generated)[0]
     for changed in (
         pipe.generate(PROMPTS, seed=4, batch=4),
         pipe.generate(PROMPTS, seed=3, batch=4, guidance=5.0),
         pipe.generate(PROMPTS, seed=3, batch=4, negative="two dogs"),
         pipe.generate(["two dogs", *PROMPTS[1:]], seed=3, batch=4),
-        pipe.generate(PROMPTS, seed=3, batch=4, steps=2),
     ):
         assert np.abs(arrays(changed)[0].astype(int) - base.astype(int)).max() > 1
 
@@ -100,6 +99,7 @@ def test_edits_depend_on_source_and_instruction(pipe, photos):
     assert np.abs(arrays(other)[0].astype(int) - arrays(images)[0].astype(int)).max() > 1
 
 
+@pytest.mark.filterwarnings("ignore:1 of 1 texts")
 def test_perception_is_an_edit_with_a_known_sentence(pipe, photos):
     from unialign_jax.sampling.requests import PERCEPTION
 
@@ -110,9 +110,10 @@ def test_perception_is_an_edit_with_a_known_sentence(pipe, photos):
 def test_compose_takes_different_numbers_of_references_in_one_call(pipe, photos):
     images = pipe.compose([photos[:2], photos[:1], photos[1:3]], "together", seed=0, batch=4)
     assert len(images) == 3
-    assert_equal(images[1:2], pipe.edit(photos[0], "together", seed=0, batch=4)[:0] or images[1:2])
-    alone = pipe.compose([photos[:2]], "together", seed=0, batch=4)
+    alone = pipe.compose(photos[:2], "together", seed=0, batch=4)
     assert_equal(alone, images[:1])
+    single = pipe.compose([photos[:1]], "together", seed=0, batch=4)
+    assert_equal(single, pipe.edit(photos[0], "together", seed=0, batch=4))
 
 
 def test_a_caption_does_not_depend_on_its_neighbours(pipe, photos):

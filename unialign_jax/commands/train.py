@@ -44,9 +44,11 @@ def run(args: argparse.Namespace, extra: Sequence[str]) -> int:
         return 0
 
     from unialign_jax.sampling.training_grid import make_sample_grid
+    from unialign_jax.parallel import processes
     from unialign_jax.training.loop import train
     from unialign_jax.training.progress import duration
 
+    processes.join()
     result = train(config, args.workdir, make_sample_grid)
     terms = ", ".join(f"{name} {value:.4g}" for name, value in result.values.items())
     print(f"step {result.step} reached in {duration(result.seconds)}: {terms or 'nothing to do'}")

@@ -27,7 +27,7 @@ class Entry:
 
     Attributes:
       path: our path, with "/" between keys.
-      names: the reference's names. Several are stacked on a new second-to-last group axis (q, k, v).
+      names: the reference's names; q, k and v become one array of ours.
       to_ours: from the list of the reference's arrays to ours.
       to_theirs: the inverse.
     """

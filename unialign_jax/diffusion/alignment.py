@@ -14,7 +14,7 @@ TEMPERATURE = 0.07
 
 
 def unit(x: Float[Array, "*B D"], eps: float) -> Float[Array, "*B D"]:
-    """x / max(|x|, eps) over the last axis, float32, with a gradient of 0 at x = 0."""
+    """X / max(|x|, eps) over the last axis, float32, with a gradient of 0 at x = 0."""
     x = x.astype(jnp.float32)
     squared = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
     return x * jax.lax.rsqrt(jnp.maximum(squared, eps**2))

@@ -8,7 +8,7 @@ that the reference uses (diffusers 0.31, FlowMatchEulerDiscreteScheduler).
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +23,8 @@ WEIGHTINGS = ("x0", "velocity", "cosmap")
 TABLES = ("double_shifted", "plain")
 
 
-def shift_sigma(sigma: Float[Array, "*N"], shift: float) -> Float[Array, "*N"]:
-    """Moves noise levels towards noise: shift sigma / (1 + (shift - 1) sigma)."""
+def shift_sigma(sigma: Any, shift: Any) -> Any:
+    """Moves noise levels towards noise, of any shape: shift sigma / (1 + (shift - 1) sigma)."""
     return shift * sigma / (1 + (shift - 1) * sigma)
 
 
@@ -71,10 +71,8 @@ def custom_sigmas(sigmas: np.ndarray, shift: float) -> np.ndarray:
     return np.append(shifted, np.float32(0))
 
 
-def interpolate(
-    x: Float[Array, "B *N"], noise: Float[Array, "B *N"], sigma: Float[Array, " B"]
-) -> Float[Array, "B *N"]:
-    """(1 - sigma) x + sigma noise, one noise level per example."""
+def interpolate(x: Any, noise: Any, sigma: Float[Array, " B"]) -> Any:
+    """(1 - sigma) x + sigma noise for x and noise [B, ...], one noise level per example."""
     sigma = expand(sigma, x.ndim)
     return sigma * noise + (1 - sigma) * x
 

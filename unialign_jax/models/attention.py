@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +10,11 @@ import jax.numpy as jnp
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
-BACKENDS = ("xla", "cudnn")
+Backend = Literal["xla", "cudnn"]
+BACKENDS: tuple[Backend, ...] = ("xla", "cudnn")
 
 
-def default_backend(dtype: str = "bfloat16") -> str:
+def default_backend(dtype: str = "bfloat16") -> Backend:
     """The implementation that `attention` picks on this machine for a compute dtype.
 
     cuDNN's fused kernel serves NVIDIA GPUs in 16-bit types; XLA serves everything else.
@@ -27,7 +28,7 @@ def attention(
     k: Float[Array, "B S H K"],
     v: Float[Array, "B S H K"],
     *,
-    backend: str | None = None,
+    backend: Backend | None = None,
 ) -> Float[Array, "B T H K"]:
     """softmax(q k^T / sqrt(K)) v over all keys, without a mask; softmax in float32.
 

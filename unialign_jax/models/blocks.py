@@ -153,8 +153,9 @@ class Blocks(nnx.Module):
 
         def body(carry: Any, layer: Any) -> tuple[Any, None]:
             params, mods = layer
-            block = nnx.merge(graphdef, params)
-            return tuple(block(*carry[i], mods[i]) for i in range(len(carry))), None
+            block: Any = nnx.merge(graphdef, params)
+            branches = zip(carry, mods, strict=True)
+            return tuple(block(image, text, mod) for (image, text), mod in branches), None
 
         if self.remat != "none":
             body = jax.checkpoint(body, policy=REMAT_POLICIES[self.remat], prevent_cse=False)

@@ -1,4 +1,4 @@
-"""Flax NNX modules used functionally: a static graph definition and a plain nested dict of arrays."""
+"""Flax NNX modules used functionally: a static graph and a plain nested dict of arrays."""
 
 from __future__ import annotations
 

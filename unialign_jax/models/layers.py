@@ -71,7 +71,7 @@ def time_features(
     """
     half = TIME_FEATURES // 2
     exponent = np.float32(-np.log(10000.0)) * np.arange(half, dtype=np.float32) / np.float32(half)
-    # exp in float64, then rounded: one unit in the last place of a frequency moves cos and sin by 6e-5.
+    # exp in float64, then rounded: the last bit of a frequency moves cos and sin by 6e-5.
     frequencies = np.exp(exponent.astype(np.float64)).astype(np.float32)
     angles = timestep.astype(jnp.float32)[:, None] * frequencies
     features = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)

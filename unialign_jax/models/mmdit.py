@@ -256,7 +256,7 @@ class MMDiT(nnx.Module):
             align_depth is None or not 1 <= align_depth <= self.config.layers
         ):
             raise ValueError(
-                f"align_depth {align_depth} must lie in 1..{self.config.layers} to read mid features"
+                f"align_depth {align_depth} must lie in 1..{self.config.layers} for mid features"
             )
         embedded = [self.embed(branch) for branch, _ in branches]
         times = [jax.nn.silu(self.embed_time(branch.timestep)) for branch, _ in branches]
@@ -278,7 +278,8 @@ class MMDiT(nnx.Module):
             length = text.shape[1]
             if length > self.config.text_positions:
                 raise ValueError(
-                    f"a text of {length} tokens is longer than text_positions {self.config.text_positions}"
+                    f"a text of {length} tokens is longer than text_positions "
+                    f"{self.config.text_positions}"
                 )
             text = text + self.text_positions[:length].astype(text.dtype)
         if branch.latents is None:
@@ -292,8 +293,8 @@ class MMDiT(nnx.Module):
         for index, condition in enumerate(branch.conditions):
             if condition.shape != branch.latents.shape:
                 raise ValueError(
-                    f"condition {index} has shape {condition.shape}, the target {branch.latents.shape}; "
-                    "they must be equal"
+                    f"condition {index} has shape {condition.shape}, the target "
+                    f"{branch.latents.shape}; they must be equal"
                 )
             part = self.embed_image(condition)
             if self.config.condition_segments:
@@ -331,8 +332,8 @@ class MMDiT(nnx.Module):
         _, h, w, c = latents.shape
         if h % p or w % p or c != self.config.channels:
             raise ValueError(
-                f"latents of shape {latents.shape} (B, H, W, C): H and W must be multiples of the patch "
-                f"size {p}, C must be {self.config.channels}"
+                f"latents of shape {latents.shape} (B, H, W, C): H and W must be multiples of the "
+                f"patch size {p}, C must be {self.config.channels}"
             )
         return h // p, w // p
 

@@ -61,9 +61,7 @@ class GoldenDirectory:
         self.root = root
         path = root / "inventory.json"
         if not path.is_file():
-            raise UserError(
-                f"{root} has no inventory.json; give a directory of goldens as described in its README"
-            )
+            raise UserError(f"{root} has no inventory.json; give a directory of recorded numbers")
         self.inventory: dict[str, Any] = read_json(path)
         self.rows: list[Row] = []
         self._cases: dict[str, GoldenFile] = {}
@@ -139,8 +137,8 @@ class GoldenFile:
     def __contains__(self, key: str) -> bool:
         return key in self.arrays
 
-    def get(self, key: str) -> np.ndarray:
-        """Returns an array as an input."""
+    def get(self, key: str) -> Any:
+        """Returns a NumPy array as an input."""
         if key not in self.arrays:
             raise UserError(f"{self.case}: the array {key!r} is missing")
         self.seen.add(key)
@@ -220,10 +218,12 @@ def compare(
 
 
 def failure(case: str, tensor: str, note: str) -> Row:
+    """A comparison that could not be made, and why."""
     return Row(case, tensor, float("nan"), float("nan"), 0.0, False, note)
 
 
 def read_json(path: Path) -> Any:
+    """Reads a JSON file; UserError names it when it cannot be read."""
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:

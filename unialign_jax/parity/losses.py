@@ -1,4 +1,4 @@
-"""Group `losses`: noise schedules, single losses, whole training steps, gradients, the optimiser."""
+"""Group `losses`: schedules, single losses, whole training steps, gradients, optimiser."""
 
 from __future__ import annotations
 
@@ -146,8 +146,8 @@ def _verify_single_functions(goldens: GoldenDirectory) -> None:
 def _verify_text_loss(step: TrainingStep, file: GoldenFile) -> None:
     """The masked-text loss alone, with all its stages."""
     name = file.case.split("/")[-1]
-    ids = file.get("x0").astype(np.int32)
-    label_mask = file.get("label_mask").astype(bool) if "label_mask" in file else None
+    ids: Any = file.get("x0").astype(np.int32)
+    label_mask: Any = file.get("label_mask").astype(bool) if "label_mask" in file else None
     latents = nhwc(file.get("latents")) if "latents" in file else None
     depth = int(file.get("block_depth"))
     tokens = TextTokens(int(file.get("mask_index")), 1, None)

@@ -90,11 +90,11 @@ def table(verdict: Verdict, *, every_row: bool = False) -> str:
         f"{'tolerance':>9}  of"
     ]
     for row in chosen:
-        mark = "" if row.ok else "  FAILED"
+        name = row.tensor[-tensor_width:]
+        end = str(counts[row.case]) if row.ok else f"{counts[row.case]}  FAILED  {row.note}"
         lines.append(
-            f"{row.case:{case_width}}  {row.tensor[-tensor_width:]:{tensor_width}}  {row.max_abs:9.1e}  "
-            f"{row.max_rel:9.1e}  {row.tolerance:9.1e}  {counts[row.case]}{mark}"
-            + (f"  {row.note}" if row.note and not row.ok else "")
+            f"{row.case:{case_width}}  {name:{tensor_width}}  {row.max_abs:9.1e}  "
+            f"{row.max_rel:9.1e}  {row.tolerance:9.1e}  {end}".rstrip()
         )
     failed = sum(not row.ok for row in verdict.rows)
     lines.append("")

@@ -220,7 +220,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 def file_name(item: str) -> str:
     """A file name for an id: it never leads out of its folder, and two ids never share one."""
     plain = re.sub(r"[^A-Za-z0-9._-]+", "_", item).lstrip(".")[:LONGEST_NAME]
-    if plain == item and plain.lower() == plain:
+    if plain and plain == item.lower():
         return plain
     # Something was replaced, or a file system that ignores case could mix it up with another.
     return f"{plain or 'item'}-{hashlib.sha256(as_bytes(item)).hexdigest()[:10]}"

@@ -92,11 +92,12 @@ def make_train_step(
         return total, report.terms
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-        batch = batch.replace(
+        batch = dataclasses.replace(
+            batch,
             target=to_unit_range(batch.target),
             conditions=tuple(to_unit_range(c) for c in batch.conditions),
         )
-        part = trainable(state.params, train_text_encoder=config.train_text_encoder)
+        part: Any = trainable(state.params, train_text_encoder=config.train_text_encoder)
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         gradient = jax.value_and_grad(loss, has_aux=True)
         (total, terms), grads = _accumulate(
@@ -104,7 +105,7 @@ def make_train_step(
         )
         updates, opt_state = tx.update(grads, state.opt_state, part)
         part = optax.apply_updates(part, updates)
-        metrics = {"loss": total, **{f"loss/{name}": value for name, value in terms.items()}}
+        metrics = {"loss": total} | {f"loss/{name}": value for name, value in terms.items()}
         metrics["grad_norm"] = optax.global_norm(grads)
         metrics["lr"] = jnp.asarray(schedule(state.step), jnp.float32)
         ema = None if state.ema is None else _averaged(state.ema, part, state.step, config)

@@ -1,0 +1,48 @@
+"""Progress: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from unialign_jax.training.progress import TrainProgress, describe, duration
+
+VALUES = {"loss": 0.5, "loss/image": 0.25, "lr": 1e-3, "images_per_second": 8.0, "data_wait": 0.02}
+
+
+def test_without_a_terminal_every_logged_step_is_a_line() -> None:
+    out = io.StringIO()
+    progress = TrainProgress(10, console=Console(file=out, width=40, soft_wrap=True))
+    progress.message("starting in [run]")
+    for step in (1, 2, 3):
+        progress.step(step, VALUES, logged=step == 2)
+    progress.close()
+    lines = out.getvalue().splitlines()
+    assert lines[0] == "starting in [run]"
+    assert len(lines) == 2
+    assert lines[1].startswith("step 2/10  loss 0.5  image 0.25  8.0 img/s  wait 2%  left 0:00:0")
+
+
+def test_a_terminal_shows_a_bar_with_the_last_known_rates() -> None:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=120)
+    progress = TrainProgress(10, 4, console=console)
+    progress.step(5, VALUES, logged=True)
+    progress.step(6, {"loss": 0.4}, logged=False)
+    progress.close()
+    shown = out.getvalue()
+    assert "6/10" in shown and "loss 0.4" in shown and "8.0 img/s" in shown
+
+
+def test_processes_that_stay_silent_write_nothing(capsys) -> None:
+    progress = TrainProgress(10, visible=False)
+    progress.message("hello")
+    progress.step(1, VALUES, logged=True)
+    progress.close()
+    assert capsys.readouterr() == ("", "")
+
+
+def test_numbers_are_written_shortly() -> None:
+    assert describe({"loss": 1.23456, "grad_norm": 3.0}, 3723.4) == "loss 1.235  left 1:02:03"
+    assert duration(59.6) == "0:01:00"

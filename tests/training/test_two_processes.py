@@ -1,0 +1,48 @@
+"""Training as two real processes: the same losses as one process on the same devices."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = Path(__file__).parent / "tiny_config.py"
+
+
+def train(workdir: Path, data: Path, *launcher: str, devices: int) -> list[dict[str, float]]:
+    """Four steps with `unialign train`; the lines of metrics.jsonl."""
+    call = [
+        sys.executable,
+        "-m",
+        "unialign_jax",
+        "train",
+        f"--config={TINY}",
+        f"--workdir={workdir}",
+    ]
+    call += [f"--config.data.path={data}", "--config.train.steps=4"]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "DEVICES": str(devices),
+        "JAX_NUM_CPU_DEVICES": str(devices),
+    }
+    done = subprocess.run([*launcher, *call], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_process_does(photos, tmp_path):
+    together = train(tmp_path / "two", photos, str(ROOT / "launch/local.sh"), "2", devices=2)
+    alone = train(tmp_path / "one", photos, devices=4)
+    assert [line["step"] for line in together] == [1, 2, 3, 4]
+    for name in ("loss", "loss/image", "loss/text", "loss/contrastive", "grad_norm"):
+        np.testing.assert_allclose(
+            [line[name] for line in together], [line[name] for line in alone], rtol=1e-5
+        )
