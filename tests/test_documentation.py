@@ -98,7 +98,8 @@ def check_call(words: list[str]) -> None:
             return
         name, _, args, extra = cli.parse(words[1:])
         if name in cli.CONFIG_COMMANDS:
-            config.load_config(args.config, extra)
+            # The demonstration trains with the config that is made for its photographs.
+            config.load_config(getattr(args, "config", "photos"), extra)
     elif words[0] == "make":
         targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.M)
         for word in words[1:]:

@@ -237,12 +237,14 @@ class Target:
             yield from self._files(value.left)
             yield from self._files(value.right)
         elif isinstance(value, ast.Call):
+            keywords = {keyword.arg: keyword.value for keyword in value.keywords}
+            excluded = {p for x in _strings(keywords.get("exclude")) for p in self.folder.glob(x)}
             for pattern in _strings(value.args[0]):
                 # Bazel's glob does not enter folders that have a BUILD file of their own.
                 for path in self.folder.glob(pattern):
                     between = [p for p in path.parents if self.folder in p.parents]
                     if not any((folder / "BUILD").exists() for folder in between):
-                        yield path
+                        yield from {path} - excluded
         elif value is not None:
             yield from (self.folder / name for name in _strings(value) if ":" not in name)
 

@@ -30,7 +30,7 @@ COMMANDS = {
 }
 
 # Their undeclared options (--config.train.steps=100) are fields of the config tree.
-CONFIG_COMMANDS = frozenset({"train"})
+CONFIG_COMMANDS = frozenset({"demo", "train"})
 
 TRACEBACK_SWITCH = "UNIALIGN_TRACEBACK"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -21,8 +22,9 @@ def enable_compilation_cache() -> Path | None:
         The directory in use, or None.
     """
     choice = os.environ.get(SWITCH, "")
-    if jax.config.jax_compilation_cache_dir:
-        return Path(jax.config.jax_compilation_cache_dir)
+    settings: Any = jax.config
+    if settings.jax_compilation_cache_dir:
+        return Path(settings.jax_compilation_cache_dir)
     if choice.lower() in ("off", "0", "no", "none", "false"):
         return None
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

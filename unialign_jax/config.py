@@ -108,7 +108,7 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> ConfigDict:
     return apply_overrides(config, overrides)
 
 
-def apply_overrides(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
+def apply_overrides(config: Any, arguments: Sequence[str]) -> ConfigDict:
     """Applies `--config.a.b=value` arguments to a copy of `config` and locks it.
 
     Values are parsed by the type of the field they replace (`ml_collections.config_flags` on
@@ -126,7 +126,7 @@ def apply_overrides(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
     for key in _override_keys(arguments):
         if key not in known:
             raise UsageError(f"unknown config key `{key}`{suggestion(key, known)}.")
-        value = config
+        value: Any = config
         for part in key.split("."):
             value = value[part]
         if isinstance(value, ConfigDict):

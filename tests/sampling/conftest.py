@@ -77,7 +77,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = train_tokenizer(CAPTIONS, VOCABULARY)
     tokenizer.save(folder / "trained.json")
     config = copy.deepcopy(CONFIG)
-    setup = make_setup(config, tokenizer)
+    setup = make_setup(config, tokenizer, jax.devices()[:1])
     directory = RunDirectory(folder / "run")
     directory.create(config, folder / "trained.json")
     checkpoints = Checkpoints(directory.checkpoints)

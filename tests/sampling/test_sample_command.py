@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -79,9 +80,10 @@ def test_quick_calls_print_what_they_made(call, photos, tmp_path):
     photos[0].save(tmp_path / "photo.png")
     code, out, _ = call("--image", tmp_path / "photo.png")
     assert code == 0
-    assert out.strip() == results(tmp_path)[-1]["text"]
-    assert results(tmp_path)[-1]["task"] == "caption"
-    assert len(results(tmp_path)) == 3
+    first, *others = results(tmp_path)
+    assert first["task"] == "caption"
+    assert first["text"] == out.strip()
+    assert [line["task"] for line in others] == ["generate"] * 2
 
 
 def test_a_dry_run_writes_nothing_and_loads_nothing(call, jobs, tmp_path):
@@ -141,7 +143,7 @@ def test_an_output_folder_that_is_a_file_exits_with_one(call, jobs, tmp_path):
     assert str(tmp_path / "out") in error
 
 
-def test_ctrl_c_finishes_the_batch_exits_with_75_and_the_same_call_goes_on(run, tmp_path):
+def test_ctrl_c_finishes_the_batch_exits_with_75_and_the_same_call_goes_on(call, run, tmp_path):
     jobs = tmp_path / "jobs.jsonl"
     jobs.write_text("".join(json.dumps({"prompt": f"a cat {i}"}) + "\n" for i in range(4000)))
     command = [sys.executable, "-m", "unialign_jax", "sample", "--model", str(run)]
@@ -164,11 +166,47 @@ def test_ctrl_c_finishes_the_batch_exits_with_75_and_the_same_call_goes_on(run, 
     done = len(results(tmp_path))
     assert 2 < done < 4000
     assert done % 2 == 0, "the batch was finished"
-    again = subprocess.run(
-        [*command, "--batch", "2", "--limit", str(done + 2)],
-        capture_output=True,
-        text=True,
-        env=environment,
-    )
-    assert again.returncode == 0, again.stderr
-    assert f"{done} of them before" in again.stderr
+    words = ["--task", "generate", "--input", jobs, "--batch", 2, "--limit", done + 2]
+    code, _, error = call(*words)
+    assert code == 0, error
+    assert f"{done} of them before" in error
+
+
+PROCESS = """
+import os, sys
+import jax
+jax.distributed.initialize(f"localhost:{sys.argv[1]}", 2, int(sys.argv[2]))
+from unialign_jax import cli
+sys.exit(cli.main(["sample", "--batch", "2", *sys.argv[3:]]))
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_know_of_each_other_share_the_items(run, jobs, tmp_path):
+    words = ["--model", run, "--task", "generate", "--input", jobs, "--out", tmp_path / "out"]
+
+    def both() -> list[str]:
+        with socket.socket() as probe:
+            probe.bind(("localhost", 0))
+            port = probe.getsockname()[1]
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-c", PROCESS, str(port), str(index), *map(str, words)],
+                stderr=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "JAX_PLATFORMS": "cpu"},
+            )
+            for index in range(2)
+        ]
+        errors = [process.communicate(timeout=200)[1] for process in processes]
+        assert [process.returncode for process in processes] == [0, 0], errors
+        return errors
+
+    first, second = both()
+    assert "3 made" in first
+    assert "2 made" in second
+    assert [line["id"] for line in results(tmp_path)] == [f"{n:06d}" for n in range(1, 6)]
+    # Only one of them has something to make: the checkpoint is read by both all the same.
+    (tmp_path / "out/images/000002.png").unlink()
+    both()
+    assert (tmp_path / "out/images/000002.png").is_file()

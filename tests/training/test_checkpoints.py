@@ -15,12 +15,13 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from unialign_jax.bundle.damage import fingerprint
+from unialign_jax.bundle.weights import load_params
 from unialign_jax.errors import UserError
 from unialign_jax.parallel import rules
 from unialign_jax.parallel.mesh import MeshConfig, make_mesh
 from unialign_jax.training import state as train_state
-from unialign_jax.training.checkpoints import Checkpoints, load_params
-from unialign_jax.training.damage import fingerprint
+from unialign_jax.training.checkpoints import Checkpoints
 from unialign_jax.training.optimizer import OptimizerConfig, make_optimizer
 from unialign_jax.training.state import TrainState
 
@@ -186,6 +187,15 @@ def test_a_checkpoint_of_another_config_lists_the_differing_keys(directory: Path
         restore(directory, make_state(), other)
 
 
+def test_other_values_are_accepted_on_demand_but_other_shapes_never(directory: Path) -> None:
+    other = {"seed": 1, "model": {"width": 8}, "train": {"steps": 20}}
+    checkpoints = Checkpoints(directory)
+    assert checkpoints.restore(abstract_of(make_state()), other, accept_changes=True) is not None
+    with pytest.raises(UserError, match="transformer/kernel"):
+        checkpoints.restore(abstract_of(make_state(width=12)), other, accept_changes=True)
+    checkpoints.close()
+
+
 def test_a_longer_run_of_the_same_config_continues(directory: Path) -> None:
     longer = {**CONFIG, "train": {"steps": 20}}
     assert restore(directory, make_state(), longer) is not None
@@ -239,7 +249,7 @@ def test_a_full_disk_is_reported_with_the_directory(
 
     monkeypatch.setattr(checkpoints._checkpointer, "wait", no_space)
     with pytest.raises(
-        UserError, match=f"{directory}: the checkpoint cannot be written.*make room"
+        UserError, match=f"{directory}: a checkpoint cannot be written: no space left on"
     ):
         checkpoints.wait()
 

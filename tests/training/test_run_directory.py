@@ -47,6 +47,13 @@ def test_another_config_is_refused_with_the_keys_that_differ(tmp_path: Path) -> 
     assert run.load_config() == CONFIG
 
 
+def test_other_values_are_accepted_on_demand(tmp_path: Path) -> None:
+    run = with_checkpoint(tmp_path)
+    other = {**CONFIG, "model": {"width": 16}}
+    assert run.create(other, accept_changes=True) == ["model.width: 8 -> 16"]
+    assert run.load_config() == other
+
+
 def test_before_the_first_checkpoint_any_config_may_start_over(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     run.create(CONFIG)

@@ -33,6 +33,6 @@ targets="$(bazel query --noshow_progress //...)"
 say "$(wc -l <<< "$targets") targets"
 bazel build --symlink_prefix=/ --noshow_progress --color=no //...
 # The rest of the tests run under plain pytest (make test); these show that the targets are complete.
-[ $# -gt 0 ] || set -- //tests:test_cli //tests:test_imports //tests:diffusion
+[ $# -gt 0 ] || set -- //tests:test_cli //tests:test_config //tests:test_imports //tests:convert
 bazel test "${flags[@]}" "$@"
 say "query, build and test pass"

@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--height", type=_positive, help="of generated images (default: as trained)")
     add("--width", type=_positive, help="of generated images (default: as trained)")
     add("--seed", type=_seed, default=0, help="of items without a seed of their own (default: 0)")
-    add("--batch", type=_positive, default=8, help="items computed at once (default: 8)")
+    add("--batch", type=_positive, help="items computed at once (default: 8, or fewer if so few)")
     add("--weights", choices=("ema", "raw"), default="ema", help="moving average or last weights")
     add("--dtype", choices=("float32", "bfloat16"), help="compute dtype (default: the run's)")
     add("--limit", type=_positive, metavar="N", help="the first N items only")
@@ -82,6 +82,7 @@ def run(args: argparse.Namespace, extra: Sequence[str]) -> int:
     del extra
     from unialign_jax.sampling import job
     from unialign_jax.sampling.items import quick_items, read_items
+    from unialign_jax.sampling.pipeline import LARGEST_BATCH
     from unialign_jax.sampling.writers import read_all, recorded_settings
     from unialign_jax.training.signals import StopRequest
 
@@ -103,7 +104,7 @@ def run(args: argparse.Namespace, extra: Sequence[str]) -> int:
         negative=args.negative,
         height=args.height,
         width=args.width,
-        batch=args.batch,
+        batch=args.batch or min(LARGEST_BATCH, 1 << (len(items) - 1).bit_length()),
         shard=args.shard or job.process_shard(),
         resume=args.input is not None,
     )

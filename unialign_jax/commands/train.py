@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from unialign_jax import config as configs
 
 HELP = """Train a model. The same call again continues where it stopped.
@@ -30,6 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--workdir", required=True, help="the run directory, made if missing")
     parser.add_argument(
+        "--accept-changes",
+        action="store_true",
+        help="continue a run with other values than it was started with, e.g. a learning rate",
+    )
+    parser.add_argument(
         "--dry-run",
         action="store_true",
         help="print the resolved config, the parameters and the memory that the state needs",
@@ -43,16 +50,18 @@ def run(args: argparse.Namespace, extra: Sequence[str]) -> int:
         print(dry_run(config))
         return 0
 
-    from unialign_jax.sampling.training_grid import make_sample_grid
     from unialign_jax.parallel import processes
+    from unialign_jax.sampling.training_grid import make_sample_grid
     from unialign_jax.training.loop import train
     from unialign_jax.training.progress import duration
 
     processes.join()
-    result = train(config, args.workdir, make_sample_grid)
-    terms = ", ".join(f"{name} {value:.4g}" for name, value in result.values.items())
-    print(f"step {result.step} reached in {duration(result.seconds)}: {terms or 'nothing to do'}")
-    print(f"run directory: {args.workdir}")
+    result = train(config, args.workdir, make_sample_grid, accept_changes=args.accept_changes)
+    if jax.process_index() == 0:
+        terms = ", ".join(f"{name} {value:.4g}" for name, value in result.values.items())
+        reached = f"step {result.step} reached in {duration(result.seconds)}"
+        print(f"{reached}: {terms or 'nothing to do'}")
+        print(f"run directory: {args.workdir}")
     return 0
 
 

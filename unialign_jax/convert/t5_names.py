@@ -82,22 +82,20 @@ def t5_config_from_json(config: Mapping[str, Any], *, dtype: str = "float32") ->
                 f"text encoder's config.json: {key} is {found!r}, only {expected!r} is supported; "
                 "give the encoder of a T5 v1.1 model (such as t5-v1_1-xxl)"
             )
-    sizes = {
-        "vocab_size": "vocab_size",
-        "width": "d_model",
-        "kv_dim": "d_kv",
-        "heads": "num_heads",
-        "layers": "num_layers",
-        "mlp_width": "d_ff",
-    }
-    missing = sorted(set(sizes.values()) - set(config))
+    sizes = {"vocab_size", "d_model", "d_kv", "num_heads", "num_layers", "d_ff"}
+    missing = sorted(sizes - set(config))
     if missing:
         raise UserError(
             f"text encoder's config.json lacks {', '.join(missing)}; "
             "give the file that was saved with the weights"
         )
     return T5Config(
-        **{ours: int(config[theirs]) for ours, theirs in sizes.items()},
+        vocab_size=int(config["vocab_size"]),
+        width=int(config["d_model"]),
+        kv_dim=int(config["d_kv"]),
+        heads=int(config["num_heads"]),
+        layers=int(config["num_layers"]),
+        mlp_width=int(config["d_ff"]),
         relative_buckets=int(config.get("relative_attention_num_buckets", 32)),
         relative_max_distance=int(config.get("relative_attention_max_distance", 128)),
         dtype=dtype,

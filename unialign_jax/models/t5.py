@@ -199,7 +199,7 @@ class T5Encoder(nnx.Module):
         buckets = relative_buckets(
             length, self.config.relative_buckets, self.config.relative_max_distance
         )
-        return jnp.einsum("QSH->HQS", self.relative_bias(buckets))
+        return jnp.einsum("QSH->HQS", self.relative_bias(jnp.asarray(buckets)))
 
     def residual_stream(
         self, ids: Int[Array, "B L"], mask: Bool[Array, "B L"] | None = None

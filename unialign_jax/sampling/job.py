@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from unialign_jax.data import images
 from unialign_jax.data.sources.jsonl import JsonlOptions, check_image, read_image
@@ -106,7 +107,7 @@ def run_job(
     Args:
       items: all items of the job.
       options: how.
-      load: gives the model; called only where there is something to make.
+      load: gives the model; called only where there is something to make, in any process.
       stop: asked before each batch whether to end early.
 
     Raises:
@@ -129,7 +130,7 @@ def run_job(
     truncated = 0
     try:
         file.append(wrong)
-        if good:
+        if _anywhere(bool(good)):
             pipe = load()
             progress = SampleProgress(len(good))
             try:
@@ -283,6 +284,15 @@ def _batches(
         bad = []
     if bad:
         yield bad
+
+
+def _anywhere(needed: bool) -> bool:
+    """Whether any JAX process needs the model: checkpoints are read by all of them together."""
+    if jax.process_count() == 1:
+        return needed
+    from jax.experimental import multihost_utils
+
+    return bool(multihost_utils.process_allgather(np.array(needed)).any())
 
 
 def process_shard() -> tuple[int, int]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import jax
 from jax.sharding import Mesh
 
 from unialign_jax.config import load_json, to_dataclass
 from unialign_jax.diffusion import flow
-from unialign_jax.errors import UserError
+from unialign_jax.errors import UserError, bullets
 from unialign_jax.models import functional
 from unialign_jax.models.functional import Functional, Params
 from unialign_jax.models.mmdit import MMDiT, MMDiTConfig
@@ -85,13 +85,13 @@ class Model:
 
 
 def build_model(
-    config: Mapping[str, Any], tokenizer: TextTokenizer, *, dtype: str | None = None
+    config: Mapping[str, Any], tokenizer: TextTokenizer | None, *, dtype: str | None = None
 ) -> Model:
     """The model of a resolved config, as structure and shapes.
 
     Args:
       config: nested dicts with the sections `model`, `text_encoder`, `data` and `sample`.
-      tokenizer: the one that the model was trained with.
+      tokenizer: the one that the model was trained with; None where only shapes are wanted.
       dtype: compute dtype of both networks in place of the config's.
 
     Raises:
@@ -114,7 +114,7 @@ def build_model(
     return Model(
         transformer=functional.build(lambda rngs: MMDiT(transformer, rngs)),
         text_encoder=functional.build(lambda rngs: T5Encoder(encoder, rngs)),
-        tokenizer=tokenizer,
+        tokenizer=cast(Any, tokenizer),
         config=transformer,
         image_size=sections["data"]["image_size"],
         text_length=sections["data"]["text_length"],
@@ -166,8 +166,8 @@ def load_run(
     Raises:
       UserError: not a run directory, no checkpoint, or one that does not fit the config.
     """
+    from unialign_jax.bundle.weights import load_params
     from unialign_jax.data.tokenizer import TextTokenizer
-    from unialign_jax.training.checkpoints import load_params
 
     path = Path(path).expanduser()
     if not (path / "config.json").is_file():
@@ -206,8 +206,7 @@ def check_parameters(model: Model, params: Params, where: str | Path) -> None:
         if want.get(name) != have.get(name)
     ]
     if wrong:
-        shown = "\n  ".join(wrong[:10] + ([f"... {len(wrong)} in all"] if len(wrong) > 10 else []))
-        raise UserError(f"{where}: the checkpoint does not fit the config:\n  {shown}")
+        raise UserError(f"{where}: the checkpoint does not fit the config:\n{bullets(wrong, 10)}")
 
 
 def _shapes(tree: Params) -> dict[str, tuple[int, ...]]:

@@ -75,6 +75,9 @@ class ResultsFile:
       directory: the output folder.
       shard: (i, n), this process and the number of processes.
       keep: whether a result found there stays.
+
+    Raises:
+      UserError: the folder cannot be written.
     """
 
     def __init__(self, directory: Path, shard: tuple[int, int] = (0, 1), keep: Any = None):
@@ -82,8 +85,14 @@ class ResultsFile:
         name = RESULTS if count == 1 else f"results-{index:05d}-of-{count:05d}.jsonl"
         self._path = directory / name
         kept = [r for r in read_results(self._path) if keep is None or keep(r)]
-        write_bytes(self._path, _lines(kept))
-        self._file = open(self._path, "ab")  # noqa: SIM115 - closed by `close`
+        try:
+            write_bytes(self._path, _lines(kept))
+            self._file = open(self._path, "ab")  # noqa: SIM115 - closed by `close`
+        except OSError as error:
+            raise UserError(
+                f"{directory}: cannot be written ({error.strerror or error}). Use another --out, "
+                "or make room and check its permissions."
+            ) from error
 
     def append(self, results: Iterable[Result]) -> None:
         """Adds lines and hands them to the disk."""

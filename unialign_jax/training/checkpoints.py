@@ -15,30 +15,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Sharding, SingleDeviceSharding
 from orbax.checkpoint import v1 as ocp
 
-from unialign_jax.errors import UserError
-from unialign_jax.training.damage import (
-    DamagedCheckpoint,
-    damage,
-    disk_errors,
-    fingerprint,
-    first_whole,
-    quiet_orbax,
-    set_aside,
-)
-from unialign_jax.training.run_directory import (
-    RunDirectory,
-    bullets,
-    check_writable,
-    differences_that_matter,
-)
+from unialign_jax.bundle.damage import disk_errors, fingerprint, first_whole, quiet_orbax, set_aside
+from unialign_jax.bundle.weights import EMA, FORMAT, OPTIMIZER, read_metadata, read_trees
+from unialign_jax.errors import UserError, bullets
+from unialign_jax.training.run_directory import changes, check_writable
 from unialign_jax.training.state import TrainState
-
-FORMAT = 1
-EMA = "ema_"
-OPTIMIZER = "opt_state"
 
 
 class Checkpoints:
@@ -52,11 +35,12 @@ class Checkpoints:
     def __init__(self, directory: Path, keep: int = 0):
         self.directory = directory
         quiet_orbax()
-        preserve = ocp.training.preservation_policies
+        policies = ocp.training.preservation_policies
+        preserve: Any = policies.LatestN(keep) if keep else policies.PreserveAll()
         with disk_errors(directory):
             self._checkpointer = ocp.training.Checkpointer(
-                directory,
-                preservation_policy=preserve.LatestN(keep) if keep else preserve.PreserveAll(),
+                str(directory),
+                preservation_policy=preserve,
                 cleanup_tmp_directories=True,
             )
 
@@ -105,7 +89,9 @@ class Checkpoints:
         with disk_errors(self.directory):
             self._checkpointer.close()
 
-    def restore(self, abstract: TrainState, config: Any) -> TrainState | None:
+    def restore(
+        self, abstract: TrainState, config: Any, accept_changes: bool = False
+    ) -> TrainState | None:
         """The newest checkpoint that is whole, as `abstract` wants it, or None without any.
 
         Damaged checkpoints are passed over with a warning and renamed to `STEP.damaged`.
@@ -113,6 +99,7 @@ class Checkpoints:
         Args:
             abstract: the state as ShapeDtypeStruct leaves with shardings.
             config: the resolved config; its harmless keys may differ from the saved one.
+            accept_changes: any key may differ, as long as the arrays fit.
 
         Raises:
             UserError: the checkpoint belongs to another config, or all are damaged.
@@ -120,11 +107,11 @@ class Checkpoints:
         wanted = _trees(abstract)
 
         def load(step: int) -> TrainState:
-            metadata = _metadata(self._checkpointer, step)
+            metadata = read_metadata(self._checkpointer, step)
             where = self.directory / str(step)
-            differences_that_matter(metadata.custom_metadata["config"], config, where)
+            changes(metadata.custom_metadata["config"], config, where, accept_changes)
             _check_structure(metadata.metadata, wanted, where)
-            return _rebuild(abstract, _load(self._checkpointer, step, wanted, metadata), step)
+            return _rebuild(abstract, read_trees(self._checkpointer, step, wanted, metadata), step)
 
         found = first_whole(self.directory, self.steps(), load)
         if found is None:
@@ -137,67 +124,6 @@ class Checkpoints:
         if damaged:
             self._checkpointer.reload()
         return state
-
-
-def load_params(
-    run: str | Path,
-    weights: str = "ema",
-    step: int | None = None,
-    sharding: Sharding | None = None,
-) -> tuple[dict[str, Any], int]:
-    """The weights of a run, without its optimiser.
-
-    Args:
-        run: the run directory.
-        weights: `ema` for the moving average or `raw` for the trained weights. Parts that have no
-            average (a frozen text encoder) come from the trained weights.
-        step: a saved step; the newest whole checkpoint if None.
-        sharding: where to put every array; the first device if None.
-
-    Returns:
-        `{"transformer": ..., "text_encoder": ...}` and the step.
-
-    Raises:
-        UserError: no checkpoints, no such step, damage, or no average in this run.
-    """
-    if weights not in ("ema", "raw"):
-        raise UserError(f"weights are `ema` or `raw`, not `{weights}`.")
-    directory = RunDirectory(run).checkpoints
-    sharding = sharding or SingleDeviceSharding(jax.devices()[0])
-    quiet_orbax()
-    if not directory.is_dir():
-        raise UserError(f"{run}: is not a run directory (no checkpoints/).")
-    with ocp.training.Checkpointer(directory) as checkpointer:
-        steps = [checkpoint.step for checkpoint in checkpointer.checkpoints]
-        if step is not None and step not in steps:
-            raise UserError(
-                f"{directory}: no checkpoint of step {step}; there are {steps or 'none'}."
-            )
-
-        def load(step: int) -> dict[str, Any]:
-            metadata = _metadata(checkpointer, step)
-            parts = [name for name in metadata.metadata if not name.startswith((EMA, OPTIMIZER))]
-            averaged = [name for name in parts if EMA + name in metadata.metadata]
-            if weights == "ema" and not averaged:
-                raise UserError(f"{run}: keeps no moving average; ask for the raw weights.")
-            sources = {
-                name: EMA + name if weights == "ema" and name in averaged else name
-                for name in parts
-            }
-            wanted = {
-                source: jax.tree.map(
-                    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-                    metadata.metadata[source],
-                )
-                for source in sources.values()
-            }
-            loaded = _load(checkpointer, step, wanted, metadata)
-            return {name: loaded[source] for name, source in sources.items()}
-
-        found = first_whole(directory, steps if step is None else [step], lambda s: (load(s), s))
-    if found is None:
-        raise UserError(f"{directory}: no checkpoint yet; train first.")
-    return found[0]
 
 
 # ---------------------------------------------------------------------- trees
@@ -263,30 +189,3 @@ def _check_structure(saved: Mapping[str, Any], wanted: Mapping[str, Any], where:
             f"{where}: a checkpoint of another config. Mismatching arrays:\n{bullets(lines)}\n"
             "Use the config that the run was started with, or another --workdir."
         )
-
-
-# ---------------------------------------------------------------------- reading
-
-
-def _metadata(checkpointer: Any, step: int) -> Any:
-    """Metadata of one checkpoint, complete, or DamagedCheckpoint."""
-    with damage():
-        metadata = checkpointer.checkpointables_metadata(step)
-    custom = metadata.custom_metadata or {}
-    if custom.get("format") != FORMAT or custom.get("step") != step:
-        raise DamagedCheckpoint("its metadata are missing or incomplete")
-    trees = metadata.metadata or {}
-    unreadable = [name for name in custom["fingerprints"] if trees.get(name) is None]
-    if unreadable:
-        raise DamagedCheckpoint(f"{', '.join(sorted(unreadable))}: missing or unreadable")
-    return metadata
-
-
-def _load(checkpointer: Any, step: int, wanted: Mapping[str, Any], metadata: Any) -> dict[str, Any]:
-    """Reads the wanted trees and checks their fingerprints, or DamagedCheckpoint."""
-    with damage():
-        trees = checkpointer.load_checkpointables(step, dict(wanted))
-    for name, tree in trees.items():
-        if fingerprint(tree) != metadata.custom_metadata["fingerprints"][name]:
-            raise DamagedCheckpoint(f"{name} is not what was written (fingerprints differ)")
-    return trees

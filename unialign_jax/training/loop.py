@@ -18,6 +18,7 @@ import jax
 import numpy as np
 from PIL import Image
 
+from unialign_jax.bundle.damage import DamageWarning
 from unialign_jax.compilation_cache import enable_compilation_cache
 from unialign_jax.data import pipeline, prepared
 from unialign_jax.data.tokenizer import TextTokenizer
@@ -50,6 +51,8 @@ def train(
     config: Mapping[str, Any],
     workdir: str | os.PathLike[str],
     make_sample_grid: MakeSampleGrid | None = None,
+    *,
+    accept_changes: bool = False,
 ) -> TrainResult:
     """Trains until `train.steps`, from the newest checkpoint in `workdir` if there is one.
 
@@ -57,6 +60,8 @@ def train(
         config: the resolved config as nested dicts.
         workdir: the run directory.
         make_sample_grid: makes the function that draws a picture every `train.sample_every` steps.
+        accept_changes: continue also with a config whose steps compute something else, as long as
+            the arrays fit.
 
     Raises:
         Interrupted: Ctrl-C or SIGTERM; the state is saved and the same call continues.
@@ -71,7 +76,7 @@ def train(
     tokenizer = TextTokenizer.from_file(tokenizer_path)
     setup = make_setup(config, tokenizer)
     main = jax.process_index() == 0
-    changed = run.create(config, tokenizer_path) if main else []
+    changed = run.create(config, tokenizer_path, accept_changes) if main else []
     total = setup.train.steps
     sample_grid = None
     if make_sample_grid is not None and setup.train.sample_every:
@@ -81,9 +86,9 @@ def train(
     checkpoints = Checkpoints(run.checkpoints, setup.checkpoint.keep)
     notes = [f"changed since the last start: {difference}" for difference in changed]
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
-        state = checkpoints.restore(setup.abstract, setup.config)
-    notes += [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
+        warnings.simplefilter("always", DamageWarning)
+        state = checkpoints.restore(setup.abstract, setup.config, accept_changes)
+    notes += [str(w.message) for w in caught if issubclass(w.category, DamageWarning)]
     if state is None:
         notes.append(f"starting in {run.path}")
         state = setup.init()
@@ -156,7 +161,7 @@ def train(
                 report(lagged.push(step, task, scalars))
 
                 saves = step % setup.checkpoint.every_steps == 0 and step < total
-                samples = sample_grid is not None and is_due(step, setup.train.sample_every)
+                samples = is_due(step, setup.train.sample_every)
                 if saves or samples:
                     # A step that diverged ends the run here, before it is saved.
                     report(lagged.flush())
@@ -164,7 +169,7 @@ def train(
                     if saves:
                         save(state, step)
                         saved = step
-                    if samples:
+                    if samples and sample_grid is not None:
                         draw(sample_grid(state, step), run, step, metrics)
                     pause(time.monotonic() - moment)
             report(lagged.flush())
@@ -181,9 +186,10 @@ def train(
     if failure is not None:
         raise failure
     if step < total:
+        saved_as = f"saved in {run.checkpoints / str(step)}" if step else "nothing to save yet"
         raise Interrupted(
-            f"stopped by {stop.name or 'another process'} after step {step} of {total}; saved in "
-            f"{run.checkpoints / str(step)}. The same command continues from there."
+            f"stopped by {stop.name or 'another process'} after step {step} of {total}; "
+            f"{saved_as}. The same command continues from there."
         )
     return TrainResult(step, values, time.monotonic() - begin)
 

@@ -167,9 +167,8 @@ def check_finite(report: StepReport) -> None:
         rest = [f"{name}={v:.4g}" for name, v in report.values.items() if math.isfinite(v)]
         raise UserError(
             f"step {report.step} ({report.task}): {', '.join(broken)} (while {', '.join(rest)}). "
-            "Nothing was saved after this: earlier checkpoints are good. A lower "
-            "optimizer.learning_rate, a longer optimizer.warmup_steps or a smaller optimizer.clip "
-            "usually helps."
+            "It was not saved: the last checkpoint is good. A lower optimizer.learning_rate or a "
+            "smaller optimizer.clip usually helps; --accept-changes continues with it."
         )
 
 

@@ -6,7 +6,6 @@ clip 2.0, 2000 warm-up steps of which the first has rate 0), with each part a fi
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +14,7 @@ import jax.numpy as jnp
 import optax
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Int
-
-Schedule = Callable[["int | Int[Array, '']"], "Float[Array, '']"]
+    from jaxtyping import Array, Float
 
 
 @dataclass(frozen=True)
@@ -59,11 +56,11 @@ class OptimizerConfig:
             raise ValueError("clip must be at least 0 and clip_scale above 0")
 
 
-def learning_rate_schedule(config: OptimizerConfig) -> Schedule:
+def learning_rate_schedule(config: OptimizerConfig) -> optax.Schedule:
     """The learning rate, float32, as a function of the number of finished updates."""
 
-    def schedule(step: int | Int[Array, ""]) -> Float[Array, ""]:
-        step = jnp.asarray(step, jnp.float32)
+    def schedule(count: Any) -> Float[Array, ""]:
+        step = jnp.asarray(count, jnp.float32)
         rate = jnp.float32(config.learning_rate)
         if config.warmup_steps:
             rate = rate * jnp.minimum(1.0, step / config.warmup_steps)
@@ -86,7 +83,7 @@ def trainable(params: Any, freeze: tuple[str, ...]) -> Any:
     return jax.tree_util.tree_map_with_path(is_trained, params)
 
 
-def make_optimizer(config: OptimizerConfig) -> tuple[optax.GradientTransformation, Schedule]:
+def make_optimizer(config: OptimizerConfig) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """The optimiser and its learning-rate schedule (for the log).
 
     The gradient is scaled by `clip / (clip_scale * norm)` where that is below 1, the norm being
@@ -94,17 +91,17 @@ def make_optimizer(config: OptimizerConfig) -> tuple[optax.GradientTransformatio
     `eps` outside the root, and a decay of `rate * weight_decay` times the parameter.
     """
     schedule = learning_rate_schedule(config)
-    steps = [
-        optax.adamw(
-            schedule, b1=config.b1, b2=config.b2, eps=config.eps, weight_decay=config.weight_decay
-        )
-    ]
-    if config.clip:
-        steps.insert(0, optax.clip_by_global_norm(config.clip / config.clip_scale))
+    adamw = optax.adamw(
+        schedule, b1=config.b1, b2=config.b2, eps=config.eps, weight_decay=config.weight_decay
+    )
+    limit = config.clip / config.clip_scale
+    clip = optax.clip_by_global_norm(limit) if config.clip else optax.identity()
 
     def labels(params: Any) -> Any:
         mask = trainable(params, config.freeze)
         return jax.tree.map(lambda trained: "trained" if trained else "frozen", mask)
 
-    tx = optax.partition({"trained": optax.chain(*steps), "frozen": optax.set_to_zero()}, labels)
+    tx = optax.partition(
+        {"trained": optax.chain(clip, adamw), "frozen": optax.set_to_zero()}, labels
+    )
     return tx, schedule

@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from unialign_jax import config as configs
 from unialign_jax.config import Difference
-from unialign_jax.errors import UsageError, UserError
+from unialign_jax.errors import UsageError, UserError, bullets
 
 # Keys (or sections) that may change between two starts of one run: they say how long it runs,
 # what it reports, where it runs, never what is computed in a step.
@@ -50,22 +49,29 @@ class RunDirectory:
         self.metrics = self.path / "metrics.jsonl"
         self.samples = self.path / "samples"
 
-    def create(self, config: Any, tokenizer: str | os.PathLike[str] | None = None) -> list[str]:
+    def create(
+        self,
+        config: Any,
+        tokenizer: str | os.PathLike[str] | None = None,
+        accept_changes: bool = False,
+    ) -> list[str]:
         """Makes the directory for a config, or checks that this config may continue it.
 
         Args:
             config: the resolved config.
             tokenizer: a `tokenizer.json` to keep with the run.
+            accept_changes: any key may differ from the run's config.
 
         Returns:
-            Differences from the config that the run was last started with, all harmless.
+            Differences from the config that the run was last started with.
 
         Raises:
             UserError: the directory cannot be written, or holds a run of another config.
         """
         changed: list[Difference] = []
         if self.config.exists() and self.has_checkpoints():
-            changed = differences_that_matter(configs.load_json(self.config), config, self.path)
+            before = configs.load_json(self.config)
+            changed = changes(before, config, self.path, accept_changes)
         for directory in (self.path, self.checkpoints, self.samples):
             make_directory(directory)
         check_writable(self.path)
@@ -101,20 +107,21 @@ class RunDirectory:
         return configs.load_json(self.config)
 
 
-def differences_that_matter(
-    before: Any, after: Any, where: str | os.PathLike[str]
+def changes(
+    before: Any, after: Any, where: str | os.PathLike[str], accept_changes: bool = False
 ) -> list[Difference]:
-    """The harmless differences between two configs of one run.
+    """The differences between two configs of one run.
 
     Raises:
-        UserError: other keys differ too; lists them.
+        UserError: keys differ that are not harmless, and they were not accepted; lists them.
     """
     found = configs.diff(before, after)
     harmful = [difference for difference in found if not is_harmless(difference.key)]
-    if harmful:
+    if harmful and not accept_changes:
         raise UserError(
             f"{where}: belongs to another config. Differing keys:\n{bullets(map(str, harmful))}\n"
-            "Use another --workdir, or the config that started this run."
+            "Use the config that started this run, another --workdir, or --accept-changes to "
+            "continue with these values."
         )
     return found
 
@@ -122,15 +129,6 @@ def differences_that_matter(
 def is_harmless(key: str) -> bool:
     """Whether a dotted config key may change between two starts of one run."""
     return any(key == name or key.startswith(f"{name}.") for name in HARMLESS)
-
-
-def bullets(lines: Any, limit: int = 20) -> str:
-    """An indented list for error messages, cut after `limit` lines."""
-    lines: Sequence[str] = list(lines)
-    shown = [f"  {line}" for line in lines[:limit]]
-    if len(lines) > limit:
-        shown.append(f"  ... and {len(lines) - limit} more")
-    return "\n".join(shown)
 
 
 def make_directory(path: Path) -> None:

@@ -15,9 +15,9 @@ from unialign_jax.errors import UserError
 from unialign_jax.objective import ObjectiveConfig, TextTokens
 from unialign_jax.parallel import rules
 from unialign_jax.parallel.mesh import MeshConfig, make_mesh
-from unialign_jax.sampling.model import Model, build_model
+from unialign_jax.sampling.model import PIXEL_CHANNELS, Model, build_model
 from unialign_jax.training import state as train_state
-from unialign_jax.training.optimizer import OptimizerConfig, Schedule, make_optimizer
+from unialign_jax.training.optimizer import OptimizerConfig, make_optimizer
 from unialign_jax.training.state import TrainState
 from unialign_jax.training.step import StepConfig
 
@@ -106,7 +106,7 @@ class Setup:
     mesh: Mesh
     model: Model
     tx: optax.GradientTransformation
-    schedule: Schedule
+    schedule: optax.Schedule
     step: StepConfig
     abstract: TrainState
 
@@ -241,6 +241,11 @@ def _check_sizes(model: Model, train: TrainConfig, data: DataConfig, mesh: Mesh)
                 f"tokens. Set {section}.vocab_size to {tokens}, or prepare the data with a "
                 "smaller tokenizer."
             )
+    if model.config.channels != PIXEL_CHANNELS:
+        raise UserError(
+            f"model.channels is {model.config.channels}: training reads pixels, which have "
+            f"{PIXEL_CHANNELS} channels. There is no autoencoder to make latents with."
+        )
     if data.image_size % model.config.patch_size:
         raise UserError(
             f"data.image_size {data.image_size} is not a multiple of model.patch_size "

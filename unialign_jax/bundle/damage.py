@@ -17,12 +17,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unialign_jax.errors import UserError
-from unialign_jax.training.run_directory import bullets
+from unialign_jax.errors import UserError, bullets
 
 
 class DamagedCheckpoint(Exception):
     """A checkpoint that cannot be read or whose arrays are not those that were written."""
+
+
+class DamageWarning(UserWarning):
+    """A damaged checkpoint was passed over for an older one."""
 
 
 def fingerprint(tree: Any) -> int:
@@ -53,7 +56,8 @@ def first_whole(directory: Path, steps: list[int], load: Any) -> tuple[Any, list
         except DamagedCheckpoint as error:
             damaged.append(step)
             reasons.append(f"{directory / str(step)}: {error}")
-            warnings.warn(f"passing over a damaged checkpoint: {reasons[-1]}", stacklevel=3)
+            text = f"passing over a damaged checkpoint: {reasons[-1]}"
+            warnings.warn(text, DamageWarning, stacklevel=3)
     if damaged:
         raise UserError(
             f"no checkpoint can be read:\n{bullets(reasons)}\n"
@@ -109,10 +113,10 @@ def disk_errors(directory: Path) -> Iterator[None]:
         full = "No space left" in text or "quota" in text
         if not isinstance(error, OSError) and not full and "os_error_code" not in text:
             raise
-        remedy = "make room" if full else "check its permissions"
+        reason = "no space left on the device" if full else _reason(error)
         raise UserError(
-            f"{directory}: the checkpoint cannot be written ({_reason(error)}). Earlier ones are "
-            f"untouched: {remedy} and run the same command again."
+            f"{directory}: a checkpoint cannot be written: {reason}. Earlier ones are untouched; "
+            f"{'make room' if full else 'check the disk'} and run the same command again."
         ) from error
 
 

@@ -1,0 +1,1 @@
+"""Scores of what a model makes, against a truth that is known."""
