@@ -2,7 +2,8 @@
 
 A fenced block says by its tag what is done with it:
 
-    ```bash run        executed in an empty folder, after the document's earlier run blocks
+    ```bash run        executed in a folder of its own, after the document's earlier run blocks;
+                       tests/, configs/ and launch/ of the checkout are there as links
     ```bash run-slow   the same, with the slow tests
     ```bash dry-run    every `unialign` call is read by the real parser and, where it names a
                        config, its keys are looked up; every `make` target must exist
@@ -109,6 +110,9 @@ def check_call(words: list[str]) -> None:
 
 def execute(blocks: list[Block], folder: Path, timeout: float) -> None:
     """Runs blocks one after the other in a folder; a failing command fails the test."""
+    for name in ("configs", "launch", "tests"):
+        if not (folder / name).exists():
+            (folder / name).symlink_to(ROOT / name)
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",

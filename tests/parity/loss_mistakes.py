@@ -105,7 +105,7 @@ def times_reach_0(patch: Patch) -> None:
     around(patch, masked, "antithetic_times", lambda f, u, g=0, minimum=0: f(u, g, 0.0))
 
 
-@mistake("single_losses", "total_noise")
+@mistake("single_losses", "move_chance")
 def schedule_is_not_cut_short_by_eps(patch: Patch) -> None:
     around(patch, masked, "total_noise", lambda f, t, eps=0: f(t, 0.0))
 
@@ -193,7 +193,7 @@ def noise_and_data_are_swapped_in_the_interpolation(patch: Patch) -> None:
     around(patch, flow, "interpolate", lambda f, x, noise, sigma: f(noise, x, sigma))
 
 
-@mistake("single_losses", "sigmas_0p0_1p0")
+@mistake("single_losses", "sigmas_0_1")
 def training_table_ascends(patch: Patch) -> None:
     around(patch, flow, "training_sigmas", lambda f, *shift: f(*shift)[::-1])
 
@@ -203,7 +203,7 @@ def training_levels_are_shifted(patch: Patch) -> None:
     around(patch, flow, "training_sigmas", lambda f, shift=1.0: f(3.0))
 
 
-@mistake("single_losses", "index_0p0_1p0")
+@mistake("single_losses", "index_0_1")
 def level_is_rounded_to_the_nearest(patch: Patch) -> None:
     around(patch, flow, "level_index", lambda f, u: f(u + 0.5 / flow.TRAINING_LEVELS))
 

@@ -1,15 +1,12 @@
-"""Deliberate mistakes in the network and in the reading of its weights."""
+"""Deliberate mistakes in the network."""
 
 from __future__ import annotations
-
-import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from tests.parity.mistakes import Patch, around, mistake, swap
-from unialign_jax.convert import names
 from unialign_jax.models import blocks, layers, mmdit
 
 
@@ -121,8 +118,9 @@ def gelu_is_exact_instead_of_the_tanh_form(patch: Patch) -> None:
     around(patch, jax.nn, "gelu", lambda f, x, **k: f(x, approximate=False))
 
 
-@mistake("network", "trace_block0_norm1_x")
-def layer_norm_has_eps_1e_5(patch: Patch) -> None:
+# Where tokens are of order 1 this is within float32 noise; the learned null image is smaller.
+@mistake("network_without_image", "out_image")
+def layer_norm_has_a_larger_eps(patch: Patch) -> None:
     around(patch, layers, "layer_norm", lambda f, x: f(x, 1e-5))
 
 
@@ -135,34 +133,6 @@ def layer_norm_does_not_subtract_the_mean(patch: Patch) -> None:
 
 
 @mistake("network", "trace_block0_attn_image")
-def heads_are_interleaved_over_channels(patch: Patch) -> None:
-    def interleave(f, path, of, heads):
-        for entry in f(path, of, heads):
-            yield dataclasses.replace(entry, to_ours=_mixed(entry.to_ours))
-
-    around(patch, names, "_qkv", interleave)
-
-
-def _mixed(to_ours):
-    def convert(arrays):
-        x = to_ours(arrays)
-        *front, heads, size = x.shape
-        return x.reshape(*front, size, heads).swapaxes(-1, -2)
-
-    return convert
-
-
-@mistake("network", "trace_block0_attn_image")
-def queries_and_keys_are_swapped(patch: Patch) -> None:
-    around(patch, names, "_qkv", lambda f, path, of, h: f(path, (of[1], of[0], of[2]), h))
-
-
-@mistake("network", "trace_block0_attn_text")
-def keys_and_values_are_swapped(patch: Patch) -> None:
-    around(patch, names, "_qkv", lambda f, path, of, h: f(path, (of[0], of[2], of[1]), h))
-
-
-@mistake("network", "trace_block0_attn_image")
 def attention_is_not_scaled(patch: Patch) -> None:
     around(patch, blocks, "attention", lambda f, q, k, v: f(q * q.shape[-1] ** 0.5, k, v))
 
@@ -170,7 +140,11 @@ def attention_is_not_scaled(patch: Patch) -> None:
 @mistake("network", "trace_block0_attn_text")
 def streams_do_not_see_each_other(patch: Patch) -> None:
     def apart(f, self, image, text, mods):
-        return f(self, image, text[:, :0], mods)[0], f(self, image[:, :0], text, mods)[1]
+        out = []
+        for stream, x, mod in ((self.image, image, mods[0]), (self.text, text, mods[1])):
+            qkv = stream.queries_keys_values(x, mod)
+            out.append(stream.attended(blocks.attention(*jnp.moveaxis(qkv, 2, 0))))
+        return tuple(out)
 
     around(patch, blocks.Block, "joint_attention", apart)
 
@@ -267,16 +241,6 @@ def patches_of_the_velocity_have_channels_first(patch: Patch) -> None:
 
 
 @mistake("network", "trace_patch_tokens_0")
-def patch_convolution_is_read_with_channels_first(patch: Patch) -> None:
-    def entries(f, size):
-        kernel, bias = f(size)
-        yield dataclasses.replace(kernel, to_ours=lambda a: a[0].reshape(len(a[0]), -1).T)
-        yield bias
-
-    around(patch, names, "_patch", entries)
-
-
-@mistake("network", "trace_patch_tokens_0")
 def patches_run_down_the_columns(patch: Patch) -> None:
     def patchify(f, x, size):
         rows, columns = x.shape[1] // size, x.shape[2] // size
@@ -285,23 +249,3 @@ def patches_run_down_the_columns(patch: Patch) -> None:
         return by_column.reshape(tokens.shape)
 
     around(patch, layers, "patchify", patchify)
-
-
-@mistake("network", "trace_block0_attn_image")
-def square_kernels_are_not_transposed(patch: Patch) -> None:
-    def entries(f, path, name):
-        kernel, bias = f(path, name)
-        square = lambda a: a[0] if a[0].shape[0] == a[0].shape[1] else a[0].T
-        yield from (dataclasses.replace(kernel, to_ours=square), bias)
-
-    around(patch, names, "_linear", entries)
-
-
-@mistake("network", "trace_block0_norm1_gate_msa")
-def modulation_vectors_are_interleaved(patch: Patch) -> None:
-    def entries(f, path, name, chunks):
-        kernel, bias = f(path, name, chunks)
-        mixed = lambda a: a[0].T.reshape(a[0].shape[1], -1, chunks).swapaxes(1, 2)
-        yield from (dataclasses.replace(kernel, to_ours=mixed), bias)
-
-    around(patch, names, "_chunked", entries)

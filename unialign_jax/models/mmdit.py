@@ -151,7 +151,7 @@ class Adapter(nnx.Module):
     def __init__(self, config: MMDiTConfig, rngs: nnx.Rngs):
         self.up = layers.linear(config.width, config.adapter_hidden, ("embed", "mlp"), rngs=rngs)
         self.down = layers.linear(
-            config.adapter_hidden, config.adapter_out, ("mlp", None), rngs=rngs
+            config.adapter_hidden, config.adapter_out, ("mlp", "embed"), rngs=rngs
         )
 
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B A"]:
@@ -200,12 +200,15 @@ class MMDiT(nnx.Module):
     def __init__(self, config: MMDiTConfig, rngs: nnx.Rngs):
         d = config.width
         self.config = config
+        # Orthogonal: no direction of a patch is lost on the way in, so that the velocity, most of
+        # which is the noise itself, can be learnt at any width down to the patch's size.
         self.patch = layers.linear(
             config.patch_size**2 * config.channels,
             d,
             (None, "embed"),
             rngs=rngs,
             dtype=config.dtype,
+            kernel_init=nnx.initializers.orthogonal(),
         )
         self.context = layers.linear(
             config.text_width, d, ("text_embed", "embed"), rngs=rngs, dtype=config.dtype

@@ -24,6 +24,8 @@ SENTINEL = 1e5
 LOOSE = 5e-5
 STRICT = 1e-5
 LARGE_TIMESTEP = 100.0
+# How far the reference's own float32 is from its float64.
+NO_RESULTS = "noise_floor.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +65,12 @@ class GoldenDirectory:
         if not path.is_file():
             raise UserError(f"{root} has no inventory.json; give a directory of recorded numbers")
         self.inventory: dict[str, Any] = read_json(path)
+        entries = self.inventory.values() if isinstance(self.inventory, dict) else [None]
+        if not all(isinstance(entry, dict) for entry in entries):
+            raise UserError(f"{path} is no inventory: an object of files with their arrays")
         self.rows: list[Row] = []
         self._cases: dict[str, GoldenFile] = {}
+        self._documents: set[str] = set()
 
     def groups(self) -> list[str]:
         """The top-level folders that the inventory lists."""
@@ -75,6 +81,7 @@ class GoldenDirectory:
 
     def json(self, name: str) -> Any:
         self._check_integrity(name)
+        self._documents.add(name)
         return read_json(self.root / name)
 
     def open(self, name: str, case: str | None = None) -> GoldenFile:
@@ -85,14 +92,21 @@ class GoldenDirectory:
         return self._cases[name]
 
     def unchecked(self, group: str) -> list[Row]:
-        """Rows for arrays of a group that nothing has read or compared."""
+        """Rows for arrays and JSON files of a group that nothing has read or compared."""
         rows = []
         for name in self.files(f"{group}/"):
-            arrays = self.inventory[name]["arrays"] or {}
-            seen = self._cases[name].seen if name in self._cases else set()
-            for array in sorted(set(arrays) - seen):
-                case = name.rsplit(".", 1)[0]
-                rows.append(failure(case, array, "not checked: this program does not know it"))
+            file, listed = self._cases.get(name), self.inventory[name].get("arrays")
+            parts = set(listed or {})
+            if file:
+                parts = (parts | set(file.arrays)) - file.seen
+            elif not listed and name.endswith((".json", ".npz", ".safetensors")):
+                known = name in self._documents or name.endswith(NO_RESULTS)
+                parts = set() if known else {"(file)"}
+            case = name.rsplit(".", 1)[0]
+            rows += [
+                failure(case, part, "not checked: this program does not know it")
+                for part in sorted(parts)
+            ]
         return rows
 
     def add(self, row: Row) -> None:
@@ -127,7 +141,7 @@ class GoldenFile:
                     self.arrays = {key: archive[key] for key in archive.files}
         except (SafetensorError, zipfile.BadZipFile, ValueError, OSError, EOFError) as error:
             raise UserError(f"{path} cannot be read: {error}") from error
-        for key, (_, shape) in (directory.inventory[name]["arrays"] or {}).items():
+        for key, (_, shape) in (directory.inventory[name].get("arrays") or {}).items():
             if key not in self.arrays:
                 directory.add(failure(case, key, "listed in inventory.json, missing in the file"))
                 self.seen.add(key)
