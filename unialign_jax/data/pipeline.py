@@ -46,6 +46,7 @@ class DataConfig:
         max_bad_share: more distinct bad records than this share of the mixture's records stop
             the run (one is always allowed unless the share is 0).
         shuffle: whether every epoch has an order of its own.
+        pixel_scale: a model of pixels works on pixels in [-1, 1] times this.
     """
 
     path: str
@@ -55,6 +56,7 @@ class DataConfig:
     workers: int = 0
     max_bad_share: float = 0.01
     shuffle: bool = True
+    pixel_scale: float = 1.0
 
     def __post_init__(self) -> None:
         limits = {"image_size": 1, "text_length": 2, "workers": 0}

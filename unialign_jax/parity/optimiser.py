@@ -50,7 +50,7 @@ def verify(step: TrainingStep) -> None:
 
         (total, terms), grads = jax.value_and_grad(loss, has_aux=True)(params)
         updates, state = tx.update(grads, state, params)
-        return optax.apply_updates(params, updates), state, total, terms, optax.global_norm(grads)
+        return optax.apply_updates(params, updates), state, total, terms, optax.tree.norm(grads)
 
     params = jax.tree.map(jax.numpy.asarray, step.network.params)
     state = tx.init(params)

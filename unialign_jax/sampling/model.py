@@ -73,6 +73,7 @@ class Model:
       image_size: side of the square images it was trained on, in pixels.
       text_length: tokens L of every text.
       sample: defaults for sampling.
+      pixel_scale: of pixels as latents, see `models.pixels`.
     """
 
     transformer: Functional
@@ -82,6 +83,7 @@ class Model:
     image_size: int
     text_length: int
     sample: SampleConfig
+    pixel_scale: float = 1.0
 
 
 def build_model(
@@ -119,6 +121,7 @@ def build_model(
         image_size=sections["data"]["image_size"],
         text_length=sections["data"]["text_length"],
         sample=to_dataclass(SampleConfig, sections["sample"], where="sample"),
+        pixel_scale=float(sections["data"].get("pixel_scale", 1.0)),
     )
 
 

@@ -14,26 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from unialign_jax.models import pixels
 from unialign_jax.models.functional import Params
 from unialign_jax.parallel import rules
 from unialign_jax.sampling import samplers
 from unialign_jax.sampling.model import Model
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Int32, UInt8, UInt32
+    from jaxtyping import Float, Int32, UInt8, UInt32
 
 # What an item's key is folded with, by use.
 START_NOISE, TEXT_DRAWS = range(2)
-
-
-def encode(pixels: UInt8[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
-    """Images to latents. This model's latents are the pixels, in [-1, 1]."""
-    return pixels.astype(jnp.float32) / 127.5 - 1.0
-
-
-def decode(latents: Float[Array, "B H W 3"]) -> UInt8[Array, "B H W 3"]:
-    """Latents to images; values beyond [-1, 1] are clipped."""
-    return jnp.round(jnp.clip((latents + 1.0) * 127.5, 0.0, 255.0)).astype(jnp.uint8)
 
 
 class Programs:
@@ -74,7 +65,7 @@ class Programs:
         """
         mesh = mesh_of(params)
         ids, conditions, seeds = _place((ids, conditions, seeds), mesh)
-        pixels = self._images(
+        made = self._images(
             params,
             ids,
             negative,
@@ -85,7 +76,7 @@ class Programs:
             size=size,
             mesh=mesh,
         )
-        return np.asarray(pixels)
+        return np.asarray(made)
 
     def texts(
         self,
@@ -116,11 +107,11 @@ class Programs:
             start,
             prompt,
             negative,
-            tuple(encode(c) for c in conditions),
+            tuple(pixels.encode(c, self._model.pixel_scale) for c in conditions),
             sigmas=levels,
             guidance=guidance,
         )
-        return _gathered(decode(latents), mesh)
+        return _gathered(pixels.decode(latents, self._model.pixel_scale), mesh)
 
     def _sample_texts(self, params, images, ids, seeds, *, steps, mesh):
         shape = (ids.shape[1], self._model.config.vocab_size)
@@ -133,7 +124,7 @@ class Programs:
         tokens, _ = samplers.sample_text(
             self._model.transformer.bind(params["transformer"]),
             self._model.text_encoder.bind(params["text_encoder"]),
-            encode(images),
+            pixels.encode(images, self._model.pixel_scale),
             ids,
             uniform,
             steps=steps,

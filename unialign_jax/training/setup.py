@@ -164,6 +164,7 @@ def make_setup(
         tokens=_text_tokens(tokenizer, data.text_length),
         seed=config.get("seed", 0),
         micro_batches=train.micro_batches,
+        pixel_scale=data.pixel_scale,
         train_text_encoder=bool(config.get("text_encoder", {}).get("train", False)),
         ema_decay=ema.decay,
         ema_warmup=ema.warmup,

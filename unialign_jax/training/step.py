@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from unialign_jax.models import pixels
 from unialign_jax.models.functional import Functional
 from unialign_jax.objective import (
     Batch,
@@ -33,6 +34,7 @@ class StepConfig:
       seed: of the run; step s draws from fold_in(key(seed), s).
       micro_batches: pieces into which the batch is cut, their gradients accumulated.
       train_text_encoder: whether the text encoder learns too.
+      pixel_scale: of pixels as latents, see `models.pixels`.
       ema_decay: of the moving average; 0 keeps none.
       ema_warmup: whether the decay grows as (1 + step) / (10 + step) up to `ema_decay`.
     """
@@ -42,6 +44,7 @@ class StepConfig:
     seed: int = 0
     micro_batches: int = 1
     train_text_encoder: bool = False
+    pixel_scale: float = 1.0
     ema_decay: float = 0.0
     ema_warmup: bool = True
 
@@ -94,8 +97,8 @@ def make_train_step(
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         batch = dataclasses.replace(
             batch,
-            target=to_unit_range(batch.target),
-            conditions=tuple(to_unit_range(c) for c in batch.conditions),
+            target=pixels.encode(batch.target, config.pixel_scale),
+            conditions=tuple(pixels.encode(c, config.pixel_scale) for c in batch.conditions),
         )
         part: Any = trainable(state.params, train_text_encoder=config.train_text_encoder)
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
@@ -106,20 +109,13 @@ def make_train_step(
         updates, opt_state = tx.update(grads, state.opt_state, part)
         part = optax.apply_updates(part, updates)
         metrics = {"loss": total} | {f"loss/{name}": value for name, value in terms.items()}
-        metrics["grad_norm"] = optax.global_norm(grads)
+        metrics["grad_norm"] = optax.tree.norm(grads)
         metrics["lr"] = jnp.asarray(schedule(state.step), jnp.float32)
         ema = None if state.ema is None else _averaged(state.ema, part, state.step, config)
         done = TrainState(state.step + 1, {**state.params, **part}, opt_state, ema)
         return done, metrics
 
     return step
-
-
-def to_unit_range(image: Any) -> Any:
-    """uint8 pixels -> float32 in [-1, 1]; anything else is returned as it is."""
-    if image.dtype != jnp.uint8:
-        return image
-    return image.astype(jnp.float32) / 127.5 - 1.0
 
 
 def _accumulate(gradient: Any, batch: Batch, key: Any, config: StepConfig) -> Any:
