@@ -36,7 +36,7 @@ def get_config(variant: str = "") -> ConfigDict:
     """
     if variant not in ("", "small"):
         raise ValueError(f"unknown variant {variant!r}: photos or photos:small")
-    pixels, steps, batch = (32, 1200, 12) if variant == "small" else (64, 3000, 8)
+    pixels, steps, batch = (32, 1500, 12) if variant == "small" else (64, 3000, 8)
     return ConfigDict(
         {
             "seed": 0,

@@ -247,7 +247,6 @@ def test_moving_average_warms_up() -> None:
     assert_trees_close(after.ema["transformer"], expected)
 
 
-
 def test_pixels_and_the_same_latents_train_alike() -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (2, B, SIDE, SIDE, 2)).astype(np.uint8)
     latents = (pixels / 127.5 - 1).astype(np.float32)
