@@ -46,3 +46,17 @@ def test_processes_that_stay_silent_write_nothing(capsys) -> None:
 def test_numbers_are_written_shortly() -> None:
     assert describe({"loss": 1.23456, "grad_norm": 3.0}, 3723.4) == "loss 1.235  left 1:02:03"
     assert duration(59.6) == "0:01:00"
+
+
+def test_time_left_leaves_compilation_out_whenever_it_happens(monkeypatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("unialign_jax.training.progress.time.monotonic", lambda: now[0])
+    out = io.StringIO()
+    progress = TrainProgress(10, console=Console(file=out, soft_wrap=True))
+    progress.exclude(30.0)
+    progress.step(1, {"loss": 1.0}, logged=True)
+    now[0] += 25.0
+    progress.exclude(20.0)
+    progress.step(2, {"loss": 1.0}, logged=True)
+    # The second step took 5 seconds without compiling; eight steps are left.
+    assert out.getvalue().splitlines()[-1].endswith("left 0:00:40")

@@ -97,11 +97,26 @@ def table(verdict: Verdict, *, every_row: bool = False) -> str:
             f"{row.max_rel:9.1e}  {row.tolerance:9.1e}  {end}".rstrip()
         )
     failed = sum(not row.ok for row in verdict.rows)
-    lines.append("")
+    lines += ["", *_summary(verdict.rows), ""]
     lines.append(f"{len(verdict.rows)} comparisons, {failed} failed")
     if verdict.not_covered:
         lines.append(f"not covered: {', '.join(verdict.not_covered)}")
     return "\n".join(lines)
+
+
+def _summary(rows: list[Row]) -> list[str]:
+    """Per group: comparisons, the largest relative difference, the largest share of a tolerance."""
+    lines = [f"{'group':18}  {'comparisons':>11}  {'failed':>6}  {'max rel':>9}  of tolerance"]
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.case.split("/")[0], []).append(row)
+    for group, members in groups.items():
+        good = [row for row in members if row.ok]
+        largest = max((row.max_rel for row in good), default=float("nan"))
+        share = max((_share(row) for row in good), default=float("nan"))
+        failed = len(members) - len(good)
+        lines.append(f"{group:18}  {len(members):11}  {failed:6}  {largest:9.1e}  {share:12.0%}")
+    return lines
 
 
 def _worst_per_case(rows: list[Row]) -> list[Row]:

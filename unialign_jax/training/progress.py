@@ -53,7 +53,7 @@ class TrainProgress:
         """
         if self._begin is None:
             # The first report ends the compilation, from where the time left is estimated.
-            self._begin, self._start = time.monotonic(), step
+            self._begin, self._start, self._excluded = time.monotonic(), step, 0.0
         for name in ("images_per_second", "data_wait"):
             if name in values:
                 self._rates[name] = values[name]
