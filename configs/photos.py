@@ -101,7 +101,8 @@ def get_config(variant: str = "") -> ConfigDict:
             "checkpoint": {"every_steps": steps // 3, "keep": 2},
             "mesh": {"data": -1, "fsdp": 1, "context": 1, "tensor": 1},
             "sample": {
-                "steps": 28,
+                # More steps gather more of a small network's errors: 22.9 dB with 28, 23.7 with 12.
+                "steps": 12,
                 "guidance": 1.0,
                 "shift": 3.0,
                 "table": "plain",
