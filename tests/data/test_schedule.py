@@ -7,7 +7,7 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from unialign_jax.data.schedule import Schedule, Stream, permuted
@@ -47,6 +47,7 @@ def test_weights_are_shares_of_the_steps_spread_evenly(weights):
 
 
 @given(weights=st.lists(st.floats(0.001, 1000), min_size=1, max_size=6))
+@example(weights=[190.0, 0.0625, 0.0625, 0.0625])
 @settings(max_examples=80, deadline=None)
 def test_every_share_is_met_closely_and_none_is_lost(weights):
     streams = [Stream(f"s{k}", Task.GENERATE, 0, 5) for k in range(len(weights))]
@@ -56,7 +57,9 @@ def test_every_share_is_met_closely_and_none_is_lost(weights):
     counts = collections.Counter(plan.stream_index(step) for step in range(length))
     for index, weight in enumerate(weights):
         assert counts[index] >= 1
-        assert counts[index] / length == pytest.approx(weight / sum(weights), abs=2e-3)
+        # Each stream is counted in thousandths of the heaviest, at least one of them.
+        expected = pytest.approx(weight / sum(weights), abs=1e-3 * len(weights))
+        assert counts[index] / length == expected
 
 
 @given(

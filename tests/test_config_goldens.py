@@ -1,0 +1,42 @@
+"""Every shipped config in its resolved form, checked in: it changes only on purpose.
+
+After a change on purpose: `python tests/test_config_goldens.py` writes the files anew.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jax
+import pytest
+
+from unialign_jax import config as configs
+from unialign_jax.training.setup import make_setup
+
+GOLDENS = Path(__file__).parent / "goldens" / "configs"
+VARIANTS = {"photos": ("photos", "photos:small")}
+NAMES = [name for base in configs.available_configs() for name in VARIANTS.get(base, (base,))]
+
+
+def golden(name: str) -> Path:
+    return GOLDENS / f"{name.replace(':', '_')}.json"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_config_resolves_to_its_golden_and_builds_abstractly(name: str) -> None:
+    resolved = configs.to_plain(configs.load_config(name))
+    differences = configs.diff(json.loads(golden(name).read_text()), resolved)
+    assert not differences, "; ".join(map(str, differences))
+    setup = make_setup(resolved, None, jax.devices()[:1])
+    assert setup.abstract.params["transformer"]
+
+
+def test_every_golden_belongs_to_a_config() -> None:
+    assert {path.name for path in GOLDENS.glob("*.json")} == {golden(name).name for name in NAMES}
+
+
+if __name__ == "__main__":
+    GOLDENS.mkdir(parents=True, exist_ok=True)
+    for config in NAMES:
+        configs.save_json(configs.load_config(config), golden(config))
