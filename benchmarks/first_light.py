@@ -36,13 +36,15 @@ def measure(case: str) -> dict[str, object]:
     import numpy as np
 
     from unialign_jax import config as configs
+    from unialign_jax.data.tokenizer import train_tokenizer
     from unialign_jax.models.functional import count_parameters
     from unialign_jax.training.programs import lower, place_batch
     from unialign_jax.training.setup import make_setup
 
     name, changes = CASES[case]
     overrides = [f"--config.{key}={value}" for key, value in changes.items()]
-    setup = make_setup(configs.to_plain(configs.load_config(name, overrides)), None)
+    config = configs.to_plain(configs.load_config(name, overrides))
+    setup = make_setup(config, train_tokenizer(["a photograph"], config["model"]["vocab_size"]))
     size, length, rows = setup.data.image_size, setup.data.text_length, setup.train.global_batch
     random = np.random.default_rng(0)
     batch = place_batch(
