@@ -75,6 +75,8 @@ def get_config(variant: str = "") -> ConfigDict:
                 "text_length": TEXT_LENGTH,
                 "mixture": {"generate": 2.0, "edit": 1.0},
                 "workers": 0,
+                "max_bad_share": 0.01,
+                "shuffle": True,
                 # About unit variance, as an autoencoder's latents have.
                 "pixel_scale": 2.0,
             },
@@ -107,6 +109,7 @@ def get_config(variant: str = "") -> ConfigDict:
                 "shift": 3.0,
                 "table": "plain",
                 "text_steps": 16,
+                "negative": "",
             },
         }
     )

@@ -196,9 +196,9 @@ def test_a_defect_of_the_program_keeps_its_traceback(command):
         cli.main(["train"])
 
 
-def test_ctrl_c_exits_with_130_and_no_traceback(command, capsys):
+def test_ctrl_c_exits_with_75_and_no_traceback(command, capsys):
     command(raiser(KeyboardInterrupt()))
-    assert cli.main(["train"]) == 130
+    assert cli.main(["train"]) == 75
     assert "interrupted" in capsys.readouterr().err
 
 

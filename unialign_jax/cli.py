@@ -2,7 +2,7 @@
 
 Each command is a module of `unialign_jax.commands`, imported only when it is called. Exit codes: 0
 good, 1 failed, 2 wrong call, 3 finished but some items failed, 75 saved and stopped on request (run
-the same command again), 130 interrupted.
+the same command again).
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import errno
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from unialign_jax import __version__
-from unialign_jax.errors import UsageError, UserError
+from unialign_jax.errors import Interrupted, UsageError, UserError
 
 COMMANDS = {
     "demo": "train on bundled photographs, sample every task it learned, show the pictures",
@@ -70,10 +71,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _, module, args, extra = parse(argv)
         _mark_flags_parsed()
+        _plain_warnings(name)
         return int(module.run(args, extra) or 0)
     except KeyboardInterrupt:
-        _say(name, "interrupted")
-        return 130
+        _say(name, "interrupted before there was anything to save; the same command starts again")
+        return Interrupted.exit_code
     except BrokenPipeError:
         # The reader (`| head`) went away. Python flushes stdout at exit: give it somewhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -192,6 +194,21 @@ def _output_folder(args: argparse.Namespace | None) -> str:
         if value is not None:
             return str(value)
     return os.getcwd()
+
+
+def _plain_warnings(name: str) -> None:
+    """Shows warnings meant for the user as a line, without file and source."""
+    show = warnings.showwarning
+
+    def showwarning(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: Any
+    ) -> None:
+        if category is UserWarning or category.__module__.startswith("unialign_jax"):
+            _say(name, str(message))
+        else:
+            show(message, category, filename, lineno, *rest)
+
+    warnings.showwarning = showwarning
 
 
 def _mark_flags_parsed() -> None:

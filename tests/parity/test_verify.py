@@ -188,6 +188,22 @@ def test_groups_without_a_comparison_are_listed(tables, capsys) -> None:
     assert verify_directory(tables).not_covered == ["preprocess"]
 
 
+def test_directory_with_fewer_files_is_checked_as_far_as_it_goes(tables, capsys) -> None:
+    inventory = read_inventory(tables)
+    for name in [name for name in inventory if "euler" in name or "shift1" in name]:
+        del inventory[name]
+    (tables / "inventory.json").write_text(json.dumps(inventory))
+    code, out, _ = verify(tables, capsys)
+    assert code == 0
+    assert "shift3" in out and "scale_noise" in out and "euler" not in out
+
+
+def test_directory_without_a_covered_group_is_an_error(tables, capsys) -> None:
+    (tables / "inventory.json").write_text("{}")
+    code, _, errors = verify(tables, capsys)
+    assert_explained(code, errors, "nothing to compare", "tiny_transformer")
+
+
 def test_missing_file_is_an_error_that_names_it(tables, capsys) -> None:
     (tables / SHIFT).unlink()
     code, _, errors = verify(tables, capsys)

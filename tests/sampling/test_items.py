@@ -127,6 +127,11 @@ def test_a_quick_call_names_its_items_by_what_decides_them():
     assert one[0].id != quick_items(Task.GENERATE, ["A red cube!"], [], 3, "steps 9")[0].id
 
 
+def test_an_empty_prompt_is_a_prompt():
+    (item,) = quick_items(Task.GENERATE, [""], [], 0)
+    assert item.text == "" and item.id.startswith("generate-")
+
+
 def test_a_quick_call_has_one_item_per_text_or_image_but_composes_all_images():
     twice = quick_items(Task.GENERATE, ["x", "x"], [], 0)
     assert len({item.id for item in twice}) == len({item.seed for item in twice}) == 2

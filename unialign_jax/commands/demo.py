@@ -33,7 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workdir", type=Path, default=Path("unialign_demo"), help="default: ./unialign_demo"
     )
-    parser.add_argument("--steps", type=int, help="training steps (default: the config's)")
+    parser.add_argument("--steps", type=_positive, help="training steps (default: the config's)")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
 
 
 def run(args: argparse.Namespace, extra: Sequence[str]) -> int:

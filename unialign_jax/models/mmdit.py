@@ -22,6 +22,7 @@ from flax import nnx
 
 from unialign_jax.models import layers
 from unialign_jax.models.blocks import REMAT_POLICIES, Blocks, modulate
+from unialign_jax.models.checks import check_dtype, check_sizes
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -76,6 +77,13 @@ class MMDiTConfig:
     remat: str = "none"
 
     def __post_init__(self) -> None:
+        check_dtype("dtype", self.dtype)
+        check_sizes(
+            self,
+            *("width", "heads", "layers", "patch_size", "channels", "text_width", "vocab_size"),
+            *("sample_size", "position_table_size", "null_image_tokens"),
+            *("adapter_hidden", "adapter_out"),
+        )
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not divisible by heads {self.heads}")
         if self.remat != "none" and self.remat not in REMAT_POLICIES:

@@ -20,6 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from unialign_jax.models.checks import check_dtype, check_sizes
+
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
 
@@ -53,6 +55,16 @@ class T5Config:
     relative_max_distance: int = 128
     dtype: str = "float32"
     param_dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        check_dtype("dtype", self.dtype)
+        check_dtype("param_dtype", self.param_dtype)
+        check_sizes(self, "vocab_size", "width", "kv_dim", "heads", "layers", "mlp_width")
+        if self.relative_buckets < 4 or self.relative_max_distance <= self.relative_buckets // 4:
+            raise ValueError(
+                f"relative_buckets is {self.relative_buckets} (at least 4) and "
+                f"relative_max_distance {self.relative_max_distance} (above a quarter of them)"
+            )
 
 
 def relative_buckets(length: int, buckets: int, max_distance: int) -> np.ndarray:

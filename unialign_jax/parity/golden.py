@@ -79,6 +79,10 @@ class GoldenDirectory:
     def files(self, prefix: str, suffix: str = "") -> list[str]:
         return sorted(n for n in self.inventory if n.startswith(prefix) and n.endswith(suffix))
 
+    def lists(self, *names: str) -> bool:
+        """Whether the inventory has all of these files; what it leaves out is not compared."""
+        return all(name in self.inventory for name in names)
+
     def json(self, name: str) -> Any:
         self._check_integrity(name)
         self._documents.add(name)

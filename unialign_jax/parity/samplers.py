@@ -139,7 +139,10 @@ def _check_tokens(file: GoldenFile, key: str, tokens: Any, margin: float | None)
 def _verify_text_forward(
     network: Network, encoder: StandInTextEncoder, goldens: GoldenDirectory
 ) -> None:
-    file = goldens.open(f"{GROUP}/text_forward.npz")
+    name = f"{GROUP}/text_forward.npz"
+    if not goldens.lists(name):
+        return
+    file = goldens.open(name)
     tokens = jnp.asarray(file.get("tokens").astype(np.int32))
     branch = Branch(encoder(tokens), jnp.zeros(tokens.shape[0]), nhwc(file.get("in_latents")))
     out = network.bind()(branch, Heads(logits=True))

@@ -63,6 +63,11 @@ def verify_directory(root: Path, groups: list[str] | None = None) -> Verdict:
                 goldens.add(failure(f"{group}/(all)", "(group)", f"could not be run: {error!r}"))
     for group in wanted:
         goldens.rows.extend(goldens.unchecked(group))
+    if not goldens.rows:
+        covered = ", ".join(COVERED)
+        raise UserError(
+            f"{root} has nothing to compare: its inventory.json lists none of {covered}"
+        )
     return Verdict(goldens.rows, sorted(set(present) - set(COVERED)))
 
 

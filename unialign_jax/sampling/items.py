@@ -121,7 +121,7 @@ def quick_items(
     for index, (text, names) in enumerate(rows):
         parts = json.dumps([task, text, names, seed, index, settings])
         digest = hashlib.sha256(parts.encode()).hexdigest()[:8]
-        words = text or Path(names[0]).stem
+        words = text or (Path(names[0]).stem if names else "")
         slug = re.sub(r"[^a-z0-9]+", "-", words.lower())[:SLUG_LENGTH].strip("-") or str(task)
         # Several items of a call start from different noise, a single one from that of its seed.
         own = seed if len(rows) == 1 else derived_seed(seed, str(index))

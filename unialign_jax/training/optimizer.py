@@ -52,6 +52,8 @@ class OptimizerConfig:
             raise ValueError(
                 f"decay_steps={self.decay_steps} must exceed warmup_steps={self.warmup_steps}"
             )
+        if self.learning_rate < 0 or self.weight_decay < 0 or self.warmup_steps < 0:
+            raise ValueError("learning_rate, weight_decay and warmup_steps must be at least 0")
         if self.clip < 0 or self.clip_scale <= 0:
             raise ValueError("clip must be at least 0 and clip_scale above 0")
 

@@ -72,6 +72,10 @@ class EmaConfig:
     decay: float = 0.0
     warmup: bool = True
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.decay < 1:
+            raise ValueError(f"ema.decay is {self.decay}: from 0 to below 1")
+
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
@@ -157,6 +161,13 @@ def make_setup(
     mesh = make_mesh(to_dataclass(MeshConfig, config.get("mesh", {}), where="mesh"), devices)
     model = build_model(config, tokenizer)
     _check_sizes(model, train, data, mesh)
+    if not 1 <= objective.align_depth <= model.config.layers:
+        raise UserError(
+            f"objective.align_depth is {objective.align_depth}: a block from 1 to model.layers, "
+            f"{model.config.layers}."
+        )
+    if not 0 <= config.get("seed", 0) < 2**32:
+        raise UserError(f"seed is {config['seed']}: a whole number from 0 to 2^32 - 1.")
 
     tx, schedule = make_optimizer(optimizer)
     step = StepConfig(
