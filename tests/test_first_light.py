@@ -66,10 +66,23 @@ def metrics(run: Path) -> list[dict]:
     return [{k: v for k, v in line.items() if k not in timing} for line in lines]
 
 
-def sample(run: Path, task: str, items: list[dict], out: Path) -> list[dict]:
+def sample(run: Path, task: str, items: list[dict], out: Path, *options: object) -> list[dict]:
     jobs = out.with_suffix(".jsonl")
     jobs.write_text("".join(json.dumps(item) + "\n" for item in items))
-    call("sample", "--model", run, "--task", task, "--input", jobs, "--out", out, "--steps", 4)
+    call(
+        "sample",
+        "--model",
+        run,
+        "--task",
+        task,
+        "--input",
+        jobs,
+        "--out",
+        out,
+        "--steps",
+        4,
+        *options,
+    )
     results = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
     assert [result["status"] for result in results] == ["ok"] * len(items)
     return results
@@ -124,4 +137,5 @@ def test_long_real_captions_train_and_are_sampled(tmp_path: Path) -> None:
     values = [line["loss/text"] for line in metrics(run)]
     assert np.mean(values[-5:]) < np.mean(values[:5])
     photo = next((SEMGEN / "images").glob("*.jpg"))
-    assert sample(run, "caption", [{"image": str(photo)}], tmp_path / "c")[0]["text"] is not None
+    items, root = [{"image": photo.name}], ("--image-root", photo.parent)
+    assert sample(run, "caption", items, tmp_path / "c", *root)[0]["text"] is not None
