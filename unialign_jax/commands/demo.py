@@ -59,6 +59,7 @@ def run(args: argparse.Namespace, extra: Sequence[str]) -> int:
     if args.steps:
         training += [f"--config.train.steps={args.steps}"]
         training += [f"--config.optimizer.decay_steps={args.steps}"]
+        training += [f"--config.optimizer.warmup_steps={min(50, args.steps // 10)}"]
     trained_from = time.monotonic()
     code = _call(training)
     if code:
