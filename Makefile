@@ -5,7 +5,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint format bazel lock
+.PHONY: help install demo scenes-bundle test test-slow lint format bazel lock
 
 BIN := .venv/bin
 # A stamp, so that the second call of any target installs nothing.
@@ -14,7 +14,7 @@ ARGS ?=
 export PYTHON NO_UV
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 $(INSTALLED): requirements.lock pyproject.toml tools/install.sh
 	@tools/install.sh
@@ -22,8 +22,11 @@ $(INSTALLED): requirements.lock pyproject.toml tools/install.sh
 
 install: $(INSTALLED) ## only make the environment, .venv
 
-demo: $(INSTALLED) ## train on bundled photographs and show the pictures
+demo: $(INSTALLED) ## draw scenes, train one model on six tasks, score it, write gallery and report
 	@$(BIN)/unialign demo $(ARGS)
+
+scenes-bundle: $(INSTALLED) ## train the model that comes with the package
+	@tools/scenes_bundle.sh $(ARGS)
 
 test: $(INSTALLED) ## the tests, without the slow ones
 	@$(BIN)/python -m pytest -m "not slow" $(ARGS)

@@ -74,6 +74,7 @@ def get_config(variant: str = "") -> ConfigDict:
                 "image_size": pixels,
                 "text_length": TEXT_LENGTH,
                 "mixture": {"generate": 2.0, "edit": 1.0},
+                "features": "",
                 "workers": 0,
                 "max_bad_share": 0.01,
                 "shuffle": True,

@@ -39,7 +39,14 @@ def full() -> dict:
 
 
 def small(
-    *, pixels: int, patch: int, width: int, layers: int, vocabulary: int, text_length: int
+    *,
+    pixels: int,
+    patch: int,
+    width: int,
+    layers: int,
+    vocabulary: int,
+    text_length: int,
+    text_layers: int = 2,
 ) -> dict:
     """A network for RGB images of `pixels` x `pixels` without an autoencoder, trained on a CPU.
 
@@ -68,7 +75,7 @@ def small(
         width=width,
         kv_dim=32,
         heads=width // 32,
-        layers=2,
+        layers=text_layers,
         mlp_width=2 * width,
         dtype="float32",
         train=True,

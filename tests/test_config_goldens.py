@@ -15,7 +15,10 @@ from unialign_jax import config as configs
 from unialign_jax.training.setup import make_setup
 
 GOLDENS = Path(__file__).parent / "goldens" / "configs"
-VARIANTS = {"photos": ("photos", "photos:small")}
+VARIANTS = {
+    "photos": ("photos", "photos:small"),
+    "scenes": ("scenes", "scenes:full", "scenes:gpu"),
+}
 NAMES = [name for base in configs.available_configs() for name in VARIANTS.get(base, (base,))]
 
 

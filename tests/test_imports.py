@@ -27,15 +27,16 @@ FLOORS = {
     "bundle": 4,
     "data": 5,
     "convert": 5,
-    "caching": 5,
+    "caching": 6,
     "sampling": 6,
     "training": 7,
     "parity": 8,
     "evaluation": 8,
     "planning": 8,
-    "commands": 9,
-    "cli": 10,
-    "__main__": 11,
+    "reporting": 9,
+    "commands": 10,
+    "cli": 11,
+    "__main__": 12,
 }
 
 # These import with jax, flax, optax and numpy alone: accelerator images often lack the rest.

@@ -49,6 +49,7 @@ def test_parity_preset_has_the_reference_s_values() -> None:
         "timestep_shift": 1.0,
         "text_weighting": "inverse_time",
         "text_over_pads": True,
+        "text_tasks": ("generate", "edit", "perceive", "compose"),
         "text_dropout": 0.1,
         "condition_dropout": 0.0,
         "contrastive_group": 4,
@@ -265,3 +266,26 @@ def test_noise_levels_follow_density_and_shift() -> None:
     assert float(middle["sigmas"][0]) == pytest.approx(0.5)
     mode = objective.noise_levels(jnp.zeros(1), ObjectiveConfig(timestep_density="mode"))
     assert float(mode["sigmas"][0]) == pytest.approx(0.001)
+
+
+@pytest.mark.parametrize("task", ["edit", "compose"])
+def test_without_its_text_branch_a_task_keeps_its_image_terms_and_nothing_else(task: str) -> None:
+    batch = make_batch(conditions=SOURCE)
+    total, report, network = loss(batch, task=task, text_tasks=("generate",))
+    whole, with_text, _ = loss(batch, task=task)
+    assert set(report.terms) == {"image", "align_image"}
+    assert set(with_text.terms) > set(report.terms)
+    for name in report.terms:
+        assert float(report.terms[name]) == float(with_text.terms[name])
+    assert len(network.branches) == 1 and network.branches[0][1].velocity
+    assert total < whole
+
+
+def test_tasks_that_keep_their_text_branch_are_as_before() -> None:
+    assert loss(text_tasks=("generate",))[0] == loss()[0]
+    assert loss(task="answer", text_tasks=())[0] == loss(task="answer")[0]
+
+
+def test_a_task_without_an_image_branch_is_no_text_task() -> None:
+    with pytest.raises(ValueError, match="answer"):
+        ObjectiveConfig(text_tasks=("answer",))

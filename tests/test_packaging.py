@@ -6,6 +6,7 @@ import ast
 import fnmatch
 import importlib
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -117,9 +118,34 @@ def test_the_wheel_holds_the_package_and_the_configs(tmp_path):
         assert str(path.relative_to(ROOT)) in names
     for path in sources("configs"):
         assert f"unialign_jax/configs/{path.name}" in names
+    for path in project_files():
+        if ROOT / "unialign_jax/bundled" in path.parents and path.name != "BUILD":
+            assert str(path.relative_to(ROOT)) in names
     tops = {name.split("/")[0] for name in names}
     assert tops == {"unialign_jax", f"unialign_jax-{unialign_jax.__version__}.dist-info"}
     assert not [name for name in names if name.endswith("/BUILD")]
+
+
+@pytest.mark.slow
+def test_a_bundle_beside_the_code_is_in_the_wheel_whole(tmp_path):
+    """In a copy of the package, with files named as Orbax names them."""
+    copy, left_out = tmp_path / "copy", shutil.ignore_patterns("__pycache__")
+    for name in ("unialign_jax", "configs"):
+        shutil.copytree(ROOT / name, copy / name, ignore=left_out)
+    for name in ("pyproject.toml", "README.md", "LICENSE", ".gitignore"):
+        shutil.copy(ROOT / name, copy)
+    bundle = copy / "unialign_jax/bundled/tiny"
+    inside = ("unialign.json", "tokenizer.json", "transformer/orbax.checkpoint")
+    inside += tuple(f"transformer/state/{name}" for name in ("_METADATA", "manifest.ocdbt", "d/1f"))
+    for name in inside:
+        (bundle / name).parent.mkdir(parents=True, exist_ok=True)
+        (bundle / name).write_bytes(b"")
+    call = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    done = subprocess.run(call, cwd=copy, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {f"unialign_jax/bundled/tiny/{name}" for name in inside} <= names
 
 
 @pytest.mark.slow

@@ -22,10 +22,14 @@ from unialign_jax import __version__
 from unialign_jax.errors import Interrupted, UsageError, UserError
 
 COMMANDS = {
-    "demo": "train on bundled photographs, sample every task it learned, show the pictures",
+    "demo": "draw scenes, train one model on all six tasks, score it, show it; no downloads",
     "prepare": "turn JSONL and images into an ArrayRecord data set that TFDS can read",
+    "cache": "compute a teacher's features of a data set once, for the alignment losses",
     "train": "train from a config; the same call again continues where it stopped",
+    "bundle": "a trained model as one folder that can be copied, checked and shipped",
     "sample": "images, edits or captions from a trained model, for a file of jobs",
+    "evaluate": "score a trained model, with baselines that need no model",
+    "report": "scores, samples and curves of a run as one HTML file",
     "verify": "compare with recorded numbers of the PyTorch reference, tensor by tensor",
     "doctor": "versions, devices, attention backend, what is missing and how to get it",
 }

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
     EncodeText = Callable[[Int[Array, "M L"]], Float[Array, "M L E"]]
 
-TRAINING_TASKS = ("generate", "edit", "perceive", "compose", "answer")
+IMAGE_TASKS = ("generate", "edit", "perceive", "compose")
+TRAINING_TASKS = (*IMAGE_TASKS, "answer")
 TERMS = ("image", "text", "contrastive", "align_image", "align_text")
 TEXT_WEIGHTINGS = ("inverse_time", "flat")
 IMAGE_ALIGNMENTS = ("pooled", "tokens")
@@ -54,6 +55,8 @@ class ObjectiveConfig:
       timestep_shift: shift of the training noise levels; 1 (none) is the reference.
       text_weighting: "inverse_time" is 1/t over all positions (the reference); "flat" is the mean
         over masked tokens.
+      text_tasks: training tasks with an image branch whose steps have a text branch too, and the
+        terms that need both; the reference has it in all of them. Without it a step costs half.
       text_over_pads: whether padding after the first end token counts in the text term; the
         reference counts it, and learns by it where captions end.
       text_dropout: chance that the image branch sees the null text, for guidance.
@@ -78,6 +81,7 @@ class ObjectiveConfig:
     timestep_density: str = "logit_normal"
     timestep_shift: float = 1.0
     text_weighting: str = "inverse_time"
+    text_tasks: tuple[str, ...] = IMAGE_TASKS
     text_over_pads: bool = True
     text_dropout: float = 0.1
     condition_dropout: float = 0.0
@@ -99,6 +103,12 @@ class ObjectiveConfig:
                 raise ValueError(
                     f"objective.{field} is {getattr(self, field)!r}; one of {', '.join(allowed)}"
                 )
+        unknown = set(self.text_tasks) - set(IMAGE_TASKS)
+        if unknown:
+            raise ValueError(
+                f"objective.text_tasks has {', '.join(sorted(unknown))}; "
+                f"some of {', '.join(IMAGE_TASKS)}"
+            )
 
     @classmethod
     def parity(cls, **overrides: Any) -> ObjectiveConfig:
@@ -301,53 +311,67 @@ def dual_stream_loss(
       The weighted total, and a `Report` with the unweighted terms and intermediates.
     """
     has_image_branch = task != "answer"
-    corrupted = corrupt_text(
-        batch.caption_ids, draws.eps_t, draws.mask_uniform, config, tokens.mask_id, batch.label_mask
-    )
-    texts = {"caption": corrupted["xt"]}
+    has_text_branch = not has_image_branch or task in config.text_tasks
+    seen: dict[str, Any] = {}
+    texts: dict[str, Any] = {}
+    if has_text_branch:
+        corrupted = corrupt_text(
+            batch.caption_ids,
+            draws.eps_t,
+            draws.mask_uniform,
+            config,
+            tokens.mask_id,
+            batch.label_mask,
+        )
+        texts["caption"] = corrupted["xt"]
+        seen |= {f"txt_{k}": v for k, v in corrupted.items()}
     if has_image_branch:
         texts["instruction"] = batch.instruction_ids
         texts["null"] = jnp.asarray(tokens.null_ids, batch.caption_ids.dtype)
     embeds = _encode_together(encode_text, texts)
 
-    terms: dict[str, Any] = {}
-    seen: dict[str, Any] = {f"txt_{k}": v for k, v in corrupted.items()}
-    branches = []
+    branches = {}
     if has_image_branch:
         branch, noisy = _image_branch(batch, draws, config, embeds, seen)
-        branches.append((branch, _image_heads(batch, config)))
-    branches.append(
-        (_text_branch(batch, config, embeds, task), _text_heads(batch, has_image_branch))
+        branches["image"] = branch, _image_heads(batch, config)
+    if has_text_branch:
+        heads = _text_heads(batch, has_image_branch)
+        branches["text"] = _text_branch(batch, config, embeds, task), heads
+    outputs: dict[str, Output] = dict(
+        zip(
+            branches,
+            transformer.forward_branches(list(branches.values()), config.align_depth),
+            strict=True,
+        )
     )
-    outputs = transformer.forward_branches(branches, config.align_depth)
 
-    text: Output = outputs[-1]
-    terms["text"], seen["txt_weighted_nll"] = text_loss(
-        text.logits,
-        batch.caption_ids,
-        corrupted,
-        config,
-        tokens,
-        batch.label_mask,
-        batch.caption_weight,
-    )
-    seen |= {
-        "txt_logits": text.logits,
-        "txt_log_probs": masked.substitute(text.logits, corrupted["xt"], tokens.mask_id),
-        "txt_text_embeds": embeds["caption"],
-        "txt_text_hidden": text.text_hidden,
-        "txt_mid_text": text.mid_text,
-    }
+    terms: dict[str, Any] = {}
+    if has_text_branch:
+        text = outputs["text"]
+        terms["text"], seen["txt_weighted_nll"] = text_loss(
+            text.logits,
+            batch.caption_ids,
+            corrupted,
+            config,
+            tokens,
+            batch.label_mask,
+            batch.caption_weight,
+        )
+        seen |= {
+            "txt_logits": text.logits,
+            "txt_log_probs": masked.substitute(text.logits, corrupted["xt"], tokens.mask_id),
+            "txt_text_embeds": embeds["caption"],
+            "txt_text_hidden": text.text_hidden,
+            "txt_mid_text": text.mid_text,
+        }
+        if batch.text_features is not None and has_image_branch:
+            terms["align_text"] = alignment.cosine_loss(
+                text.mid_text, batch.text_features, batch.caption_weight
+            )
     if has_image_branch:
-        image: Output = outputs[0]
+        image = outputs["image"]
         terms["image"] = image_loss(
             image.velocity, noisy, batch.target, seen["img_sigmas"], config.image_weighting
-        )
-        terms["contrastive"] = alignment.contrastive_loss(
-            jnp.mean(image.image_hidden, axis=1),
-            jnp.mean(text.text_hidden, axis=1),
-            group=config.contrastive_group,
-            weight=batch.caption_weight,
         )
         if batch.image_features is not None:
             terms["align_image"] = _align_image(image, batch, config)
@@ -356,10 +380,14 @@ def dual_stream_loss(
             "img_hidden": image.image_hidden,
             "img_mid_image": image.mid_image,
         }
-    if batch.text_features is not None and has_image_branch:
-        terms["align_text"] = alignment.cosine_loss(
-            text.mid_text, batch.text_features, batch.caption_weight
+    if has_image_branch and has_text_branch:
+        terms["contrastive"] = alignment.contrastive_loss(
+            jnp.mean(outputs["image"].image_hidden, axis=1),
+            jnp.mean(outputs["text"].text_hidden, axis=1),
+            group=config.contrastive_group,
+            weight=batch.caption_weight,
         )
+    terms = {name: terms[name] for name in TERMS if name in terms}
     return _total(terms, config, step), Report(terms, seen)
 
 

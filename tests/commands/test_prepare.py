@@ -148,7 +148,87 @@ def test_semgen_bench_lines_are_prepared_from_their_folder(source, tmp_path):
     assert Prepared(out).source("generate")[0].captions == ("short",)
 
 
-@pytest.mark.parametrize("name", ["jsonl", "photos", "semgen"])
+def test_repeated_ids_and_images_without_a_part_are_kept_but_reported(source, tmp_path, capsys):
+    for _ in range(2):
+        line = {"id": 3, "image": ["a.png", "b.png"], "conversations": [{"value": "a red field"}]}
+        add_line(source, json.dumps(line))
+    said = (
+        "kept, but to be noted: 1 duplicate_id (the first: lines.jsonl, line 5)\n"
+        "kept, but to be noted: 2 surplus_image (the first: lines.jsonl, line 4)\n"
+    )
+    assert cli.main(jsonl(source, tmp_path / "out", "--dry-run")) == 0
+    assert said in capsys.readouterr().out
+    assert cli.main(jsonl(source, tmp_path / "out")) == 0
+    assert said in capsys.readouterr().out
+    info = Prepared(tmp_path / "out").info
+    assert info["counts"] == {"generate": 4, "edit": 1}
+    assert info["notes"]["surplus_image"] == {"count": 2, "first": "lines.jsonl, line 4"}
+
+
+def scenes(out, *more):
+    return ["prepare", "scenes", "--out", str(out), *more]
+
+
+def test_scenes_are_drawn_for_all_tasks(tmp_path, capsys):
+    out = tmp_path / "scenes"
+    call = scenes(out, "--records", "20", "--seed", "3", "--pixels", "32")
+    assert cli.main([*call, "--dry-run"]) == 0
+    assert "20 examples: 4 generate, 4 edit, 4 perceive" in capsys.readouterr().out
+    assert not out.exists()
+    assert cli.main(call) == 0
+    assert "(6 shards written, 0 already there)" in capsys.readouterr().out
+    info = Prepared(out).info
+    assert info["source"] == {"name": "scenes", "level": "demo", "pixels": 32, "seed": 3}
+    example = tfds.data_source("compose_2", data_dir=out, split="train")[0]
+    assert [image.shape for image in example["conditions"]] == [(32, 32, 3)] * 2
+    assert (out / "tokenizer.json").is_file()
+    assert cli.main(scenes(out, "--records", "20", "--seed", "4")) == 1
+    assert "--overwrite" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "counts"),
+    [
+        (["--records", "7", "--tasks", "answer", "edit"], {"answer": 4, "edit": 3}),
+        (["--records", "edit=2", "generate=1"], {"generate": 1, "edit": 2}),
+        (["--records", "compose=4", "--level", "full"], {"compose": 4}),
+    ],
+)
+def test_records_are_shared_by_tasks_or_given_for_each(tmp_path, more, counts):
+    assert cli.main(scenes(tmp_path, *more)) == 0
+    assert Prepared(tmp_path).info["counts"] == counts
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "said"),
+    [
+        (["--records", "0"], 2, "--records: at least 1"),
+        (["--records", "many"], 2, "--records many: a number, or TASK=N with one of generate"),
+        (["--records", "5", "6"], 2, "--records 5: a number, or TASK=N"),
+        (["--records", "caption=5"], 2, "--records caption=5: a number, or TASK=N"),
+        (["--records", "edit=5", "edit=6"], 2, "each task once"),
+        (["--records", "edit=5", "--tasks", "edit"], 2, "no --tasks beside them"),
+        (["--tasks", "caption"], 2, "caption"),
+        (["--level", "hard"], 2, "there are demo, full"),
+        (["--pixels", "20"], 2, "20 pixels: level demo is drawn at 16, 32, 64"),
+        (["--seed", "-1"], 2, "seed -1: 0 or more"),
+        (["--workers", "-1"], 2, "--workers -1"),
+        (["--shards", "0"], 2, "--shards 0: at least 1"),
+        (["--tokenizer", "x.json"], 1, "no tokenizer at x.json"),
+        (["--max-pixels", "9"], 2, "unrecognised argument '--max-pixels'"),
+        (["--image-root", "."], 2, "unrecognised argument '--image-root'"),
+        (["--train-tokenizer", "300"], 2, "unrecognised argument '--train-tokenizer'"),
+    ],
+)
+def test_a_wrong_call_for_scenes_says_what_is_wrong(tmp_path, capsys, more, code, said):
+    assert cli.main(scenes(tmp_path / "out", *more)) == code
+    error = capsys.readouterr().err
+    assert said in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["jsonl", "photos", "semgen", "scenes"])
 def test_help_gives_inputs_outputs_and_an_example(name, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main(["prepare", name, "--help"])

@@ -12,6 +12,7 @@ from PIL import Image
 
 from unialign_jax.data.prepare import PrepareOptions, prepare
 from unialign_jax.data.shards import StoreOptions
+from unialign_jax.data.sources.jsonl_source import JsonlSource
 from unialign_jax.data.tasks import Record, Task, Turn
 from unialign_jax.data.tokenizer import train_tokenizer
 
@@ -132,5 +133,5 @@ def prepared_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("prepared")
     writer = Lines(folder / "source").t2i(7).edit(5).compose(1, 3).compose(2, 2)
     options = PrepareOptions(StoreOptions(shards=2), train_tokenizer=256)
-    prepare([writer.write()], folder / "out", options)
+    prepare(JsonlSource((writer.write(),)), folder / "out", options)
     return folder / "out"

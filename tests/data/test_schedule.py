@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from unialign_jax.data.schedule import Schedule, Stream, permuted
+from unialign_jax.data.schedule import Curriculum, Schedule, Stream, permuted
 from unialign_jax.data.tasks import Task
 from unialign_jax.errors import UserError
 
@@ -147,3 +147,21 @@ def test_wrong_numbers_are_refused():
         schedule(seed=-1)
     with pytest.raises(UserError, match="global batch 0"):
         schedule(batch=0)
+
+
+def test_a_curriculum_is_one_schedule_and_then_the_other() -> None:
+    task = Task.GENERATE
+    streams = [Stream("generate", task, 0, 7), Stream("edit", Task.EDIT, 1, 11)]
+    first = Schedule(streams[:1], [1.0], seed=3, global_batch=4)
+    then = Schedule(streams[1:] + streams[:1], [2.0, 1.0], seed=3, global_batch=4)
+    both = Curriculum(first, 5, then)
+    assert {stream.name for stream in both.streams} == {"generate", "edit"}
+    for step in range(12):
+        expected = first if step < 5 else then
+        assert both.stream(step) == expected.stream(step)
+        for slot in range(4):
+            assert both.record(step, slot) == expected.record(step, slot)
+            assert both.choice(step, slot, 3) == expected.choice(step, slot, 3)
+            assert both.replacement(step, slot, 1) == expected.replacement(step, slot, 1)
+    assert {both.stream(step).name for step in range(5)} == {"generate"}
+    assert {both.stream(step).name for step in range(5, 12)} == {"generate", "edit"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from unialign_jax.data.tasks import Turn
-from unialign_jax.data.tokenizer import TextTokenizer, train_tokenizer
+from unialign_jax.data.tokenizer import TextTokenizer, train_tokenizer, word_tokenizer
 from unialign_jax.errors import UserError
 
 WORDS = ["a", "red", "cat", "on", "mat", "blue", "dog", "house", "coins"]
@@ -208,3 +209,25 @@ def test_a_mask_id_outside_the_vocabulary_is_refused(small):
         TextTokenizer(small._tokenizer, mask_id=200)
     with pytest.raises(UserError, match="padding 'none'"):
         TextTokenizer(small._tokenizer, pad="none")
+
+
+def test_a_word_tokenizer_has_one_token_per_word_and_mark() -> None:
+    tokenizer = word_tokenizer(["a red cat, a dog?", "A: cat"])
+    assert tokenizer.vocab_size == 4 + len(["a", "red", "cat", ",", "dog", "?", "A", ":"])
+    assert (tokenizer.end_id, tokenizer.mask_id) == (1, tokenizer.vocab_size - 1)
+    for text in ("a dog, a cat", "A: red, red?", "red"):
+        ids = tokenizer.pieces(text)
+        assert tokenizer.decode(ids) == text
+        assert len(ids) == len(
+            text.replace(",", " ,").replace(":", " :").replace("?", " ?").split()
+        )
+    assert tokenizer.pieces("a green <extra_id_0>") == [tokenizer.pieces("a")[0], 2, 2]
+
+
+def test_a_word_tokenizer_survives_its_file(tmp_path: Path) -> None:
+    tokenizer = word_tokenizer(["a red cat, a dog?"])
+    tokenizer.save(tmp_path / "tokenizer.json")
+    read = TextTokenizer.from_file(tmp_path / "tokenizer.json")
+    ids, _ = tokenizer.encode("a dog, a cat?", 12)
+    assert np.array_equal(read.encode("a dog, a cat?", 12)[0], ids)
+    assert read.decode(ids) == "a dog, a cat?"

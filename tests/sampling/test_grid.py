@@ -31,6 +31,14 @@ def test_an_empty_sheet_is_still_an_image():
     assert contact_sheet([]).size[0] > 0
 
 
+def test_small_pictures_keep_their_pixels_and_larger_ones_are_smoothed():
+    checks = np.indices((15, 15)).sum(0) % 2 * 255
+    small = np.repeat(checks.astype(np.uint8)[..., None], 3, -1)
+    for cell, greys in ((60, False), (45, True)):
+        inner = np.asarray(contact_sheet([[small]], cell=cell))[MARGIN:-MARGIN, MARGIN:-MARGIN]
+        assert bool(((inner > 0) & (inner < 255)).any()) is greys
+
+
 def test_lines_are_broken_at_words_and_long_words_are_cut():
     assert wrap("", 60, FONT) == []
     lines = wrap("one two three four five six", 60, FONT)

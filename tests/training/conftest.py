@@ -10,6 +10,7 @@ import pytest
 
 from unialign_jax import config as configs
 from unialign_jax.data.prepare import PrepareOptions, prepare
+from unialign_jax.data.sources.jsonl_source import JsonlSource
 from unialign_jax.data.sources.photos import write_photos
 
 TINY = Path(__file__).parent / "tiny_config.py"
@@ -21,7 +22,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("skimage")
     folder = tmp_path_factory.mktemp("photos")
     lines = write_photos(folder / "raw", size=32, edits=1)
-    prepare(lines, folder / "data", PrepareOptions(train_tokenizer=256))
+    prepare(JsonlSource(lines), folder / "data", PrepareOptions(train_tokenizer=256))
     return folder / "data"
 
 

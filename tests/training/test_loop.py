@@ -66,7 +66,7 @@ def saved_in(workdir: Path) -> list[str]:
 
 
 def test_steps_are_logged_sampled_and_saved_at_their_intervals(
-    tiny: dict, stepping: Any, tmp_path: Path
+    tiny: dict, stepping: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tasks = stepping(lambda step: {})
     tiny["train"] |= {"steps": 7, "log_every": 3, "sample_every": 4}
@@ -87,6 +87,10 @@ def test_steps_are_logged_sampled_and_saved_at_their_intervals(
     assert saved_in(tmp_path) == ["3", "6", "7"]
     assert drawn == [(4, 4)]
     assert [path.name for path in (tmp_path / "samples").iterdir()] == ["step_00000004.png"]
+    shown = capsys.readouterr().err
+    assert f"samples at step 4: {tmp_path / 'samples' / 'step_00000004.png'}\n" in shown
+    lines = [line for line in shown.splitlines() if line.startswith("step ")]
+    assert "next: samples at step 4" in lines[0] and "next: end at step 7" in lines[1]
 
 
 @pytest.mark.parametrize("at", [5, 6])

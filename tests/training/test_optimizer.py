@@ -115,3 +115,80 @@ def test_frozen_gradients_do_not_count_in_the_clipped_norm() -> None:
 def test_a_decay_shorter_than_the_warm_up_is_refused() -> None:
     with pytest.raises(ValueError, match="decay_steps=5"):
         OptimizerConfig(warmup_steps=10, decay_steps=5)
+
+
+def make_blocks(seed: int) -> dict:
+    """Kernels as the networks have them: [layers, in, out...]."""
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape: int) -> np.ndarray:
+        return rng.normal(size=shape).astype(np.float32)
+
+    layers = {
+        "qkv": {"kernel": normal(2, 6, 3, 2, 4), "bias": normal(2, 3, 2, 4)},
+        "up": {"kernel": normal(2, 6, 10)},
+        "down": {"kernel": normal(2, 10, 6)},
+    }
+    blocks = {"layers": layers, "modulation": {"kernel": normal(2, 6, 5)}}
+    return {"transformer": {"blocks": blocks, "patch": {"kernel": normal(5, 6)}}}
+
+
+def test_muon_updates_the_matrices_inside_the_blocks_as_torch_does() -> None:
+    torch = pytest.importorskip("torch")
+    if not hasattr(torch.optim, "Muon"):
+        pytest.skip("this PyTorch has no Muon")
+    config = OptimizerConfig(
+        algorithm="muon", learning_rate=0.0, muon_rate=0.1, warmup_steps=0, weight_decay=0.1, clip=0
+    )
+    # One step: from the second on, optax corrects the momentum's bias and PyTorch does not.
+    params, gradients = make_blocks(0), [make_blocks(1)]
+    after = apply_steps(config, params, gradients)
+    of = lambda tree, name: tree["transformer"]["blocks"]["layers"][name]["kernel"]
+    slices = [("up", np.s_[0]), ("up", np.s_[1]), ("down", np.s_[1])]
+    slices += [("qkv", np.s_[layer, :, part]) for layer in range(2) for part in range(3)]
+    for name, part in slices:
+        # PyTorch keeps matrices as [out, in].
+        matrix = of(params, name)[part].reshape(of(params, name)[part].shape[0], -1).T.copy()
+        weight = torch.nn.Parameter(torch.tensor(matrix))
+        peer = torch.optim.Muon([weight], lr=0.1, weight_decay=0.1)
+        for gradient in gradients:
+            weight.grad = torch.tensor(
+                of(gradient, name)[part].reshape(matrix.shape[1], -1).T.copy()
+            )
+            peer.step()
+        ours = np.asarray(of(after, name)[part]).reshape(matrix.shape[1], -1).T
+        moved = np.abs(weight.detach().numpy() - matrix).max()
+        # PyTorch iterates in bfloat16.
+        np.testing.assert_allclose(ours, weight.detach().numpy(), atol=0.03 * moved)
+    # With a rate of 0, what AdamW updates stays.
+    for name in ("patch",):
+        np.testing.assert_array_equal(
+            after["transformer"][name]["kernel"], params["transformer"][name]["kernel"]
+        )
+
+
+def test_muon_leaves_everything_but_the_matrices_to_adamw() -> None:
+    params, gradients = make_blocks(0), [make_blocks(seed) for seed in (1, 2)]
+    common = {"learning_rate": 0.1, "warmup_steps": 0, "clip": 1.5}
+    muon = apply_steps(
+        OptimizerConfig(algorithm="muon", muon_rate=0.0, **common), params, gradients
+    )
+    adam = apply_steps(OptimizerConfig(**common), params, gradients)
+    flat = jax.tree_util.tree_leaves_with_path(muon)
+    compared = 0
+    for path, value in flat:
+        name = jax.tree_util.keystr(path)
+        expected, start = adam, params
+        for key in path:
+            expected, start = expected[key.key], start[key.key]
+        if "layers" in name and "kernel" in name:
+            np.testing.assert_allclose(value, start, rtol=0.05)
+        else:
+            np.testing.assert_allclose(value, expected, rtol=1e-6)
+            compared += 1
+    assert compared == 3
+
+
+def test_an_unknown_algorithm_is_refused() -> None:
+    with pytest.raises(ValueError, match="adamw, muon"):
+        OptimizerConfig(algorithm="sgd")

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 HELP = "make images, edits, maps or captions with a trained model"
 
 _EPILOG = """\
-inputs   --model: a run directory of `unialign train`
+inputs   --model: a run directory of `unialign train`, a bundle of `unialign bundle`, or the name of
+         a bundle that comes with the package, such as scenes
          --input: JSONL, an item per line. Keys: `prompt` (generate), `image` (caption),
          `image` and `question` (answer), `image` and `instruction` (edit, perceive),
          `images` and `instruction` (compose); `id` and `seed` are optional.
@@ -43,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `unialign sample`."""
     parser.epilog = _EPILOG
     add = parser.add_argument
-    add("--model", required=True, metavar="RUN", help="a run directory")
+    add("--model", required=True, metavar="MODEL", help="run directory, bundle or name of one")
     add("--out", required=True, type=Path, metavar="DIR", help="output folder, made if missing")
     add("--task", choices=TASKS, help="needed with --input; else told from what is given")
     add("--input", type=Path, metavar="JSONL", help="the items")
@@ -59,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=_seed, default=0, help="of items without a seed of their own (default: 0)")
     add("--batch", type=_positive, help="items computed at once (default: 8, or fewer if so few)")
     add("--weights", choices=("ema", "raw"), default="ema", help="moving average or last weights")
-    add("--dtype", choices=("float32", "bfloat16"), help="compute dtype (default: the run's)")
+    add("--dtype", choices=("float32", "bfloat16"), help="compute dtype (default: the model's)")
     add("--limit", type=_positive, metavar="N", help="the first N items only")
     add("--shard", type=_shard, metavar="I/N", help="items I, I+N, I+2N, ... of N processes")
     add("--image-root", type=Path, metavar="DIR", help="where image paths start (default: JSONL's)")
@@ -174,8 +175,10 @@ def find_task(args: argparse.Namespace) -> Task:
 
 def job_settings(args: argparse.Namespace, task: Task) -> dict[str, Any]:
     """What the results depend on beside the items, as recorded in the output folder."""
+    from unialign_jax.bundle.shipped import find_model
+
     names = ("weights", "dtype", "steps", "guidance", "negative", "height", "width", "seed")
-    model = str(Path(args.model).expanduser().absolute())
+    model = str(find_model(args.model).absolute())
     return {"task": str(task), "model": model, **{name: getattr(args, name) for name in names}}
 
 
@@ -184,12 +187,12 @@ def loader(args: argparse.Namespace, settings: dict[str, Any]) -> Callable[[], P
 
     def load() -> Pipeline:
         from unialign_jax.compilation_cache import enable_compilation_cache
-        from unialign_jax.sampling.model import load_run
+        from unialign_jax.sampling.loading import load_model
         from unialign_jax.sampling.pipeline import Pipeline
         from unialign_jax.sampling.writers import record_settings, recorded_settings
 
         def read(step: int | None) -> tuple[Any, Any, int]:
-            return load_run(args.model, args.weights, dtype=args.dtype, step=step)
+            return load_model(args.model, args.weights, dtype=args.dtype, step=step)
 
         enable_compilation_cache()
         if args.input is None:

@@ -14,6 +14,8 @@ from unialign_jax.data.tokenizer import TextTokenizer
 Example = dict[str, Any]
 Batch = dict[str, Any]
 
+FEATURES = ("image_features", "text_features")
+
 
 def make_example(
     record: Record,
@@ -72,7 +74,8 @@ def collate(examples: Sequence[Example]) -> Batch:
     Returns:
         `target` uint8 [b, R, R, 3]; `conditions`, a tuple of the same; `instruction_ids` and
         `caption_ids` int32 [b, L]; `caption_weight` float32 [b]; `label_mask` bool [b, L] or
-        None; `ids`, a list of b strings.
+        None; `ids`, a list of b strings. Where the examples carry a teacher's features, also
+        `image_features` [b, A] or [b, rows, columns, A] and `text_features` [b, A].
     """
 
     def stack(key: str) -> np.ndarray:
@@ -89,4 +92,5 @@ def collate(examples: Sequence[Example]) -> Batch:
         "caption_weight": np.asarray([e["caption_weight"] for e in examples], np.float32),
         "label_mask": None if examples[0]["label_mask"] is None else stack("label_mask"),
         "ids": [example["id"] for example in examples],
+        **{key: stack(key) for key in FEATURES if key in examples[0]},
     }

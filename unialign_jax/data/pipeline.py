@@ -21,9 +21,10 @@ from absl import flags
 
 from unialign_jax.data import prepared
 from unialign_jax.data.batches import Batch, Example, collate, make_example
+from unialign_jax.data.features import FeatureSource, open_features
 from unialign_jax.data.prepare import bad_limit
 from unialign_jax.data.records import RecordError, RecordSource
-from unialign_jax.data.schedule import Schedule, Stream
+from unialign_jax.data.schedule import Curriculum, Schedule, Stream
 from unialign_jax.data.tasks import BadItem, Task
 from unialign_jax.data.tokenizer import TextTokenizer
 from unialign_jax.errors import UserError
@@ -42,24 +43,31 @@ class DataConfig:
         image_size: R, height and width of every image in a batch.
         text_length: L, ids per text.
         mixture: share of the steps of each training task; empty: equal shares of what is there.
+        first_mixture: the same for the first `first_steps` steps: a curriculum.
+        first_steps: how many steps that is; 0: none.
         workers: processes that read and decode; 0: threads of this one.
         max_bad_share: more distinct bad records than this share of the mixture's records stop
             the run (one is always allowed unless the share is 0).
         shuffle: whether every epoch has an order of its own.
         pixel_scale: a model of pixels works on pixels in [-1, 1] times this.
+        features: name of a cache of teacher features in the directory (`unialign cache`); "": none,
+            and no intrinsic-modal terms in the loss.
     """
 
     path: str
     image_size: int = 512
     text_length: int = 256
     mixture: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    first_mixture: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    first_steps: int = 0
     workers: int = 0
     max_bad_share: float = 0.01
     shuffle: bool = True
     pixel_scale: float = 1.0
+    features: str = ""
 
     def __post_init__(self) -> None:
-        limits = {"image_size": 1, "text_length": 2, "workers": 0}
+        limits = {"image_size": 1, "text_length": 2, "workers": 0, "first_steps": 0}
         for name, least in limits.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}: at least {least}")
@@ -104,11 +112,12 @@ class _Slots:
 class _Loader:
     """(step, slot) -> example, with replacements for bad records."""
 
-    schedule: Schedule
+    schedule: Schedule | Curriculum
     sources: Mapping[str, RecordSource]
     tokenizer: TextTokenizer
     image_size: int
     text_length: int
+    features: Mapping[str, FeatureSource]
 
     def __call__(self, place: tuple[int, int]) -> Example:
         step, slot = place
@@ -119,13 +128,18 @@ class _Loader:
         for attempt in range(1, MAX_ATTEMPTS + 1):
             try:
                 record = source[index]
+                caption = self.schedule.choice(step, slot, len(record.captions))
                 example = make_example(
                     record,
                     self.tokenizer,
                     image_size=self.image_size,
                     text_length=self.text_length,
-                    caption=self.schedule.choice(step, slot, len(record.captions)),
+                    caption=caption,
                 )
+                if stream in self.features:
+                    # Of the record that is used: after a bad one, that is its replacement.
+                    image, text = self.features[stream].get(index, caption)
+                    example |= {"image_features": image, "text_features": text}
                 return {**example, "bad": bad, "step": step}
             except RecordError as error:
                 problem = BadItem("damaged", str(error))
@@ -170,7 +184,7 @@ class TrainIterator(Iterator[tuple[int, Task, Batch]]):
     def __init__(
         self,
         dataset: grain.IterDataset,
-        schedule: Schedule,
+        schedule: Schedule | Curriculum,
         max_bad_share: float,
         bad_log: Path | None,
     ):
@@ -221,6 +235,27 @@ class TrainIterator(Iterator[tuple[int, Task, Batch]]):
             )
 
 
+def make_schedule(
+    config: DataConfig, data: prepared.Prepared, *, seed: int, global_batch: int
+) -> Schedule | Curriculum:
+    """Which records form which step of a run.
+
+    Raises:
+        UserError: a mixture that the data set cannot serve.
+    """
+
+    def of(mixture: Mapping[str, float]) -> Schedule:
+        streams, weights = data.select(mixture)
+        return Schedule(
+            streams, weights, seed=seed, global_batch=global_batch, shuffle=config.shuffle
+        )
+
+    then = of(config.mixture)
+    if not config.first_steps:
+        return then
+    return Curriculum(of(config.first_mixture), config.first_steps, then)
+
+
 def make_iterator(
     config: DataConfig,
     *,
@@ -249,8 +284,8 @@ def make_iterator(
         holds rows process_index * b .. (process_index + 1) * b of the global batch.
 
     Raises:
-        UserError: a data set that cannot be read, a mixture that it cannot serve, sizes that do
-            not divide; while iterating: too many bad records.
+        UserError: a data set or features that cannot be read, a mixture that it cannot serve,
+            sizes that do not divide; while iterating: too many bad records.
     """
     if process_count < 1 or not 0 <= process_index < process_count:
         raise UserError(f"process {process_index} of {process_count}: no such process")
@@ -260,17 +295,15 @@ def make_iterator(
             f"{process_count} processes"
         )
     data = prepared.Prepared(config.path)
-    streams, weights = data.select(config.mixture)
-    schedule = Schedule(
-        streams, weights, seed=seed, global_batch=global_batch, shuffle=config.shuffle
-    )
+    schedule = make_schedule(config, data, seed=seed, global_batch=global_batch)
     per_step = global_batch // process_count
     loader = _Loader(
         schedule,
-        {stream.name: data.source(stream.name) for stream in streams},
+        {stream.name: data.source(stream.name) for stream in schedule.streams},
         tokenizer or TextTokenizer.from_file(data.tokenizer_path()),
         config.image_size,
         config.text_length,
+        open_features(data, [stream.name for stream in schedule.streams], config.features),
     )
     threads = max(1, min(MOST_THREADS, (os.cpu_count() or 1) // max(1, config.workers)))
     dataset = (

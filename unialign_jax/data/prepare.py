@@ -1,4 +1,4 @@
-"""JSONL and image files to a prepared directory: the whole job, resumable at any point."""
+"""A source of records to a prepared directory: the whole job, resumable at any point."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from unialign_jax.data import prepared, records, shards
-from unialign_jax.data.sources import jsonl
-from unialign_jax.data.tasks import SCHEMA_VERSION, TRAINING_TASKS, BadItem, Task
-from unialign_jax.data.tokenizer import TextTokenizer, check_vocabulary, train_tokenizer
+from unialign_jax.data.sources.source import Note, Scan, Source, log_order
+from unialign_jax.data.tasks import SCHEMA_VERSION, TRAINING_TASKS, Task
+from unialign_jax.data.tokenizer import TextTokenizer, check_vocabulary
 from unialign_jax.errors import UserError
 
 
@@ -25,13 +25,14 @@ class PrepareOptions:
 
     Attributes:
         store: what shapes the records on disk.
-        max_bad_share: more bad lines than this share of all lines stop the job (one is always
+        max_bad_share: more bad items than this share of all items stop the job (one is always
             allowed unless the share is 0).
         workers: processes; 0 works in this one.
-        retry_bad: build shards with bad lines again.
+        retry_bad: build shards with bad items again.
         overwrite: replace a data set made from something else.
         tokenizer: a tokenizer.json to put beside the records.
-        train_tokenizer: or train one with this many entries on the lines' texts.
+        train_tokenizer: or train one with this many entries on the source's texts; neither: the
+            source's own, if it has one.
     """
 
     store: shards.StoreOptions = dataclasses.field(default_factory=shards.StoreOptions)
@@ -48,15 +49,17 @@ class Summary:
     """What a run found and did.
 
     Attributes:
-        lines: lines that are not blank.
+        total: items, the bad ones included.
         counts: records by task.
-        bad: left-out lines by kind.
+        bad: left-out items by kind.
+        notes: what is worth telling about items that were kept, by kind.
         shards_written, shards_kept: files built by this run, and found finished.
     """
 
-    lines: int
+    total: int
     counts: dict[str, int]
     bad: dict[str, int]
+    notes: dict[str, Note]
     shards_written: int = 0
     shards_kept: int = 0
 
@@ -71,11 +74,9 @@ def by_kind(bad: Sequence[dict[str, Any]]) -> dict[str, int]:
     return dict(collections.Counter(entry["kind"] for entry in bad).most_common())
 
 
-def fingerprint(found: jsonl.Scan, store: shards.StoreOptions) -> str:
-    """What the shards depend on, as one SHA-256: the lines and the options that shape records."""
-    source = store.source
-    root = None if source.image_root is None else str(source.image_root.resolve())
-    parts = [SCHEMA_VERSION, found.digest, source.format, root, source.max_pixels]
+def fingerprint(found: Scan, store: shards.StoreOptions) -> str:
+    """What the shards depend on, as one SHA-256: the source and the options that shape records."""
+    parts = [SCHEMA_VERSION, *found.identity, store.max_pixels]
     parts += [store.shards, store.size, store.encoding]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -86,7 +87,7 @@ def _claim(out: Path, code: str, overwrite: bool) -> None:
     if plan.is_file() and prepared.read_json(plan).get("fingerprint") != code:
         if not overwrite:
             raise UserError(
-                f"{out} holds a data set made from other lines or with other options: choose "
+                f"{out} holds a data set made from other input or with other options: choose "
                 "another --out, or give --overwrite to replace it"
             )
         for old in (*out.glob(f"*/{records.TFDS_VERSION}"), plan.parent):
@@ -100,27 +101,19 @@ def _claim(out: Path, code: str, overwrite: bool) -> None:
 
 def _write_bad(out: Path, bad: Sequence[dict[str, Any]]) -> Path:
     path = out / prepared.BAD_RECORDS_FILE
-    ordered = sorted(bad, key=lambda entry: (entry["file"], entry["line"]))
+    ordered = sorted(bad, key=log_order)
     lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in ordered]
     prepared.write_text(path, "".join(lines))
     return path
 
 
-def all_texts(paths: Sequence[Path]) -> Iterator[str]:
-    """Every text in the lines of JSONL files, for training a tokenizer; bad lines are skipped."""
-    for path in paths:
-        with open(path, "rb") as file:
-            for data in file:
-                with contextlib.suppress(BadItem):
-                    yield from jsonl.texts(jsonl.parse(data))
-
-
-def _put_tokenizer(out: Path, paths: Sequence[Path], options: PrepareOptions) -> None:
+def _put_tokenizer(out: Path, source: Source, options: PrepareOptions) -> None:
     target = out / prepared.TOKENIZER_FILE
     if options.tokenizer is not None:
         prepared.write_text(target, options.tokenizer.read_text("utf-8"))
-    elif options.train_tokenizer is not None:
-        tokenizer = train_tokenizer(all_texts(paths), options.train_tokenizer)
+        return
+    tokenizer = source.tokenizer(options.train_tokenizer)
+    if tokenizer is not None:
         prepared.write_text(target, tokenizer.to_json())
 
 
@@ -152,39 +145,38 @@ def _describe(
 
 
 def prepare(
-    paths: Sequence[Path],
+    source: Source,
     out: Path,
     options: PrepareOptions,
     *,
     on_start: Callable[[int], None] = lambda total: None,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Summary:
-    """Makes (or continues) a prepared directory from JSONL files.
+    """Makes (or continues) a prepared directory from a source.
 
     Args:
-        paths: JSONL files in the formats of `sources/jsonl.py`.
+        source: where the records come from, for example a `JsonlSource`.
         out: the directory to write (layout: `prepared.py`).
         options: see `PrepareOptions`.
-        on_start: called once with the number of lines to read.
-        advance: called with the number of lines done since the last call.
+        on_start: called once with the number of items to read.
+        advance: called with the number of items done since the last call.
 
     Raises:
         UserError: unreadable or empty input, another data set in `out`, no space, or more bad
-            lines than `max_bad_share` allows (then `bad_records.jsonl` lists them).
+            items than `max_bad_share` allows (then `bad_records.jsonl` lists them).
     """
     # A tokenizer that cannot be had should show before the work, not after it.
     if options.tokenizer is not None:
         TextTokenizer.from_file(options.tokenizer)
     elif options.train_tokenizer is not None:
         check_vocabulary(options.train_tokenizer)
-    found = jsonl.scan(paths, options.store.source)
-    if not found.total:
-        raise UserError(f"no lines in {', '.join(map(str, paths))}: nothing to prepare")
-    on_start(found.total)
-    limit = bad_limit(options.max_bad_share, found.total)
+    found = source.scan()
+    unit, total = source.unit, found.total
+    on_start(total)
+    limit = bad_limit(options.max_bad_share, total)
     code = fingerprint(found, options.store)
     _claim(out, code, options.overwrite)
-    jobs = shards.plan_jobs(found, paths, out, options.store, limit)
+    jobs = shards.plan_jobs(source, found, out, options.store, limit)
     entries: dict[Path, dict[str, Any]] = {}
     for job in jobs:
         entry = shards.finished(job)
@@ -195,7 +187,7 @@ def prepare(
     if missing:
         # The data set counts as unfinished until the last shard is back.
         (out / prepared.DATASET_FILE).unlink(missing_ok=True)
-    advance(found.total - sum(job.size for job in missing))
+    advance(total - sum(job.size for job in missing))
 
     bad = [*found.bad, *(item for entry in entries.values() for item in entry["bad"])]
 
@@ -204,9 +196,9 @@ def prepare(
             log = _write_bad(out, bad)
             kinds = ", ".join(f"{count} {kind}" for kind, count in by_kind(bad).items())
             raise UserError(
-                f"{len(bad)} bad lines among {found.total} ({kinds}), {limit} are allowed; {log} "
+                f"{len(bad)} bad {unit} among {total} ({kinds}), {limit} are allowed; {log} "
                 "lists them. Raise --max-bad-share, or mend them and run again with --retry-bad "
-                "(--overwrite where the lines themselves change)"
+                f"(--overwrite where the {unit} themselves change)"
             )
 
     check()
@@ -224,47 +216,40 @@ def prepare(
     log = _write_bad(out, bad)
     streams = _describe(out, jobs, [entries[job.entry] for job in jobs])
     if not streams:
-        raise UserError(f"none of {found.total} lines is usable; {log} says why")
+        raise UserError(f"none of {total} {unit} is usable; {log} says why")
     counts: dict[str, int] = {}
     for stream in streams:
         counts[stream["task"]] = counts.get(stream["task"], 0) + stream["examples"]
-    _put_tokenizer(out, paths, options)
+    _put_tokenizer(out, source, options)
     prepared.write_json(
         out / prepared.DATASET_FILE,
         {
             "schema_version": SCHEMA_VERSION,
             "fingerprint": code,
-            "lines": found.total,
+            "source": source.describe(),
+            "items": total,
             "counts": counts,
             "bad": by_kind(bad),
+            "notes": {kind: dataclasses.asdict(note) for kind, note in found.notes.items()},
             "streams": streams,
         },
     )
-    return Summary(found.total, counts, by_kind(bad), len(missing), kept)
+    return Summary(total, counts, by_kind(bad), found.notes, len(missing), kept)
 
 
-def survey(paths: Sequence[Path], options: PrepareOptions) -> Summary:
-    """What `prepare` would find, reading every line but only looking for its images.
+def survey(source: Source) -> Summary:
+    """What `prepare` would find, reading every item but only looking for its images.
 
     Raises:
-        UserError: when a file cannot be read.
+        UserError: when the source cannot be read.
     """
-    source = options.store.source
-    found = jsonl.scan(paths, source)
+    found = source.scan()
     counts: dict[str, int] = {}
     bad = list(found.bad)
-    for stream, lines in found.lines.items():
+    for stream, items in found.streams.items():
         task = stream.partition("_")[0]
-        for at in range(0, len(lines), shards.TRIPLE):
-            index, offset, number = lines[at : at + shards.TRIPLE]
-            path = paths[index]
-            with open(path, "rb") as file:
-                file.seek(offset)
-                line = jsonl.parse(file.readline())
-            try:
-                root = shards.root_of(path, source)
-                jsonl.read_record(line, "", root, source, jsonl.check_image)
-                counts[task] = counts.get(task, 0) + 1
-            except BadItem as error:
-                bad.append({"file": path.name, "line": number, "kind": error.kind})
-    return Summary(found.total, counts, by_kind(bad))
+        unusable = list(source.check(stream, items))
+        bad += unusable
+        if len(unusable) < len(items):
+            counts[task] = counts.get(task, 0) + len(items) - len(unusable)
+    return Summary(found.total, counts, by_kind(bad), found.notes)

@@ -6,12 +6,14 @@ DIR/tokenizer.json            where one was given or trained
 DIR/bad_records.jsonl         items that were left out, with line and reason
 DIR/manifest/                 the plan and one file per finished shard
 DIR/generate/1.0.0/           one ordinary TFDS data set per stream
+DIR/features/                 what `unialign cache` puts beside the records (`features.py`)
 ```
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -133,6 +135,16 @@ class Prepared:
                     raise UserError(
                         f"{file} is damaged: {size} bytes instead of {shard.bytes}; {remedy}"
                     )
+
+    @property
+    def fingerprint(self) -> str:
+        """A SHA-256 of what the records were made from and of how they lie in shards."""
+        parts = [self.info.get("fingerprint"), self._shards]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def shards(self, stream: str) -> tuple[Shard, ...]:
+        """The shards of a stream that hold records, in order."""
+        return tuple(shard for shard in self._shards[stream] if shard.examples)
 
     def source(self, stream: str) -> RecordSource:
         """The records of one stream.

@@ -174,3 +174,37 @@ class Schedule:
     def choice(self, step: int, slot: int, count: int) -> int:
         """Which of `count` captions this slot uses."""
         return self._mix(2, step, slot) % count if count > 1 else 0
+
+
+class Curriculum:
+    """A schedule whose first steps have a mixture of their own; to callers a `Schedule`.
+
+    Args:
+        first: of the steps below `steps`.
+        steps: how many there are.
+        then: of all later steps, which it counts from the start of the run too.
+    """
+
+    def __init__(self, first: Schedule, steps: int, then: Schedule):
+        self._first, self._steps, self._then = first, steps, then
+        named = {stream.name: stream for stream in (*then.streams, *first.streams)}
+        self.streams = tuple(named.values())
+
+    def _at(self, step: int) -> Schedule:
+        return self._first if step < self._steps else self._then
+
+    def stream(self, step: int) -> Stream:
+        """See `Schedule.stream`."""
+        return self._at(step).stream(step)
+
+    def record(self, step: int, slot: int) -> int:
+        """See `Schedule.record`."""
+        return self._at(step).record(step, slot)
+
+    def replacement(self, step: int, slot: int, attempt: int) -> int:
+        """See `Schedule.replacement`."""
+        return self._at(step).replacement(step, slot, attempt)
+
+    def choice(self, step: int, slot: int, count: int) -> int:
+        """See `Schedule.choice`."""
+        return self._at(step).choice(step, slot, count)

@@ -1,14 +1,12 @@
-"""The shards of a prepared directory: which lines go where, and building them in parallel.
+"""The shards of a prepared directory: which items go where, and building them in parallel.
 
-Which lines go into which shard follows from the files and options alone. A shard is complete
+Which items go into which shard follows from the source and options alone. A shard is complete
 when its file and its entry in `manifest/` are there; a second start keeps such shards.
 """
 
 from __future__ import annotations
 
-import array
 import concurrent.futures
-import contextlib
 import dataclasses
 import json
 import multiprocessing
@@ -19,29 +17,28 @@ from pathlib import Path
 from typing import Any
 
 from unialign_jax.data import images, prepared, records
-from unialign_jax.data.sources import jsonl
+from unialign_jax.data.sources.source import Scan, Source, log_entry
 from unialign_jax.data.tasks import BadItem, Record, Task
 from unialign_jax.errors import UserError
 
 RECORDS_PER_SHARD = 512
-TRIPLE = 3  # numbers per line in a scan: file, offset, line number
 
 
 @dataclasses.dataclass(frozen=True)
 class StoreOptions:
-    """What shapes the records on disk.
+    """What shapes the records on disk, whatever their source.
 
     Attributes:
-        source: how lines are read.
-        shards: files per stream; None: one per 512 lines.
+        shards: files per stream; None: one per 512 items.
         size: scale the shorter side of larger images down to this before storing; None: keep.
         encoding: "png" (exact) or "jpeg" for scaled images.
+        max_pixels: largest height times width of an image.
     """
 
-    source: jsonl.JsonlOptions = dataclasses.field(default_factory=jsonl.JsonlOptions)
     shards: int | None = None
     size: int | None = None
     encoding: str = "png"
+    max_pixels: int = images.MAX_PIXELS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,18 +48,18 @@ class ShardJob:
     Attributes:
         out: the prepared directory.
         stream, index, count: which shard of how many.
-        lines: flat triples (file index, byte offset, line number).
-        paths: the JSONL files.
+        source: where its records come from.
+        items: the source's names of them.
         store: what shapes the records.
-        bad_limit: more bad lines than this give the shard up.
+        bad_limit: more bad items than this give the shard up.
     """
 
     out: Path
     stream: str
     index: int
     count: int
-    lines: array.array
-    paths: tuple[Path, ...]
+    source: Source
+    items: Sequence[Any]
     store: StoreOptions
     bad_limit: int
 
@@ -79,8 +76,8 @@ class ShardJob:
 
     @property
     def size(self) -> int:
-        """Number of lines."""
-        return len(self.lines) // TRIPLE
+        """Number of items."""
+        return len(self.items)
 
 
 class TooManyBad(Exception):
@@ -91,11 +88,6 @@ class TooManyBad(Exception):
         self.bad = bad
 
 
-def root_of(path: Path, options: jsonl.JsonlOptions) -> Path:
-    """The folder that the image paths in a JSONL file start from."""
-    return options.image_root if options.image_root is not None else path.parent
-
-
 def finish_record(record: Record, store: StoreOptions) -> Record:
     """Decodes every image of a record (so that damage shows early) and fills in sizes.
 
@@ -104,7 +96,7 @@ def finish_record(record: Record, store: StoreOptions) -> Record:
     """
 
     def stored(data: bytes) -> tuple[bytes, int, int]:
-        return images.to_stored(data, store.size, store.encoding, store.source.max_pixels)
+        return images.to_stored(data, store.size, store.encoding, store.max_pixels)
 
     target, height, width = stored(record.target)
     conditions = tuple(stored(data)[0] for data in record.conditions)
@@ -114,19 +106,18 @@ def finish_record(record: Record, store: StoreOptions) -> Record:
 
 
 def plan_jobs(
-    found: jsonl.Scan, paths: Sequence[Path], out: Path, store: StoreOptions, bad_limit: int
+    source: Source, found: Scan, out: Path, store: StoreOptions, bad_limit: int
 ) -> list[ShardJob]:
-    """Spreads the lines of each stream evenly and in order over its shards."""
+    """Spreads the items of each stream evenly and in order over its shards."""
     order = [str(task) for task in Task]
     jobs = []
-    for stream in sorted(found.lines, key=lambda name: (order.index(name.split("_")[0]), name)):
-        lines = found.lines[stream]
-        total = len(lines) // TRIPLE
+    for stream in sorted(found.streams, key=lambda name: (order.index(name.split("_")[0]), name)):
+        items = found.streams[stream]
+        total = len(items)
         count = min(total, store.shards or -(-total // RECORDS_PER_SHARD))
         for index in range(count):
-            begin, end = index * total // count, (index + 1) * total // count
-            part = lines[begin * TRIPLE : end * TRIPLE]
-            jobs.append(ShardJob(out, stream, index, count, part, tuple(paths), store, bad_limit))
+            part = items[index * total // count : (index + 1) * total // count]
+            jobs.append(ShardJob(out, stream, index, count, source, part, store, bad_limit))
     return jobs
 
 
@@ -144,30 +135,22 @@ def build(job: ShardJob, advance: Callable[[int], None] = lambda count: None) ->
     """Writes one shard and then its manifest entry; returns the entry.
 
     Raises:
-        TooManyBad: when more lines are bad than the job allows.
+        TooManyBad: when more items are bad than the job allows.
         UserError: when the shard cannot be written.
     """
     bad: list[dict[str, Any]] = []
 
     def good_records() -> Iterator[Record]:
-        with contextlib.ExitStack() as stack:
-            files = [stack.enter_context(open(path, "rb")) for path in job.paths]
-            for at in range(0, len(job.lines), TRIPLE):
-                index, offset, number = job.lines[at : at + TRIPLE]
-                path = job.paths[index]
-                files[index].seek(offset)
-                root = root_of(path, job.store.source)
-                try:
-                    line = jsonl.parse(files[index].readline())
-                    item = f"{path.stem}-{number}"
-                    record = jsonl.read_record(line, item, root, job.store.source)
-                    yield finish_record(record, job.store)
-                except BadItem as error:
-                    where = {"file": path.name, "line": number}
-                    bad.append({**where, "kind": error.kind, "reason": error.reason})
-                    if len(bad) > job.bad_limit:
-                        raise TooManyBad(bad) from error
-                advance(1)
+        for where, make in job.source.read(job.stream, job.items):
+            try:
+                record = make()
+                checked = job.source.images_checked
+                yield record.validate() if checked else finish_record(record, job.store)
+            except BadItem as error:
+                bad.append(log_entry(where, error))
+                if len(bad) > job.bad_limit:
+                    raise TooManyBad(bad) from error
+            advance(1)
 
     shard = records.write_shard(job.file, good_records())
     entry = {**shard._asdict(), "stream": job.stream, "index": job.index, "bad": bad}

@@ -226,3 +226,31 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> TextTokenizer:
     tokenizer.add_special_tokens([f"<unused_{i}>" for i in range(spare)])
     tokenizer.add_special_tokens([MASK])
     return TextTokenizer(tokenizer)
+
+
+def word_tokenizer(texts: Iterable[str]) -> TextTokenizer:
+    """A tokenizer whose tokens are the words of `texts`, and punctuation marks by themselves.
+
+    For closed worlds: `<pad>` = 0, `</s>` = 1, `<unk>` = 2, then the words in the order in which
+    they appear, and `<extra_id_0>` last. Any other word is `<unk>`.
+    """
+    normalizer = normalizers.NFKC()
+    splitter = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.WhitespaceSplit(),
+            pre_tokenizers.Metaspace(),
+            pre_tokenizers.Split(tokenizers.Regex(r"[,.:;!?]"), "isolated"),
+        ]
+    )
+    words = dict.fromkeys([PAD, END, UNKNOWN])
+    for text in texts:
+        pieces = splitter.pre_tokenize_str(normalizer.normalize_str(text))
+        words.update(dict.fromkeys(piece for piece, _ in pieces))
+    words[MASK] = None
+    vocabulary = {word: index for index, word in enumerate(words)}
+    tokenizer = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = splitter
+    tokenizer.decoder = decoders.Metaspace()
+    tokenizer.add_special_tokens([PAD, END, UNKNOWN, MASK])
+    return TextTokenizer(tokenizer)

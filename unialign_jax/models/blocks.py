@@ -32,7 +32,7 @@ def modulate(
 class Stream(nnx.Module):
     """One stream's weights in one block: q, k, v, attention output, MLP."""
 
-    def __init__(self, width: int, heads: int, dtype: str, rngs: nnx.Rngs):
+    def __init__(self, width: int, heads: int, dtype: str, qk_norm: bool, rngs: nnx.Rngs):
         d, h, f = width, heads, 4 * width
         qkv_init = nnx.initializers.variance_scaling(
             1.0, "fan_in", "normal", in_axis=0, out_axis=-1
@@ -49,10 +49,19 @@ class Stream(nnx.Module):
         self.up = layers.linear(d, f, ("embed", "mlp"), rngs=rngs, dtype=dtype)
         self.down = layers.linear(f, d, ("mlp", "embed"), rngs=rngs, dtype=dtype)
         self.dtype = jnp.dtype(dtype)
+        self.qk_norm = qk_norm
+        if qk_norm:
+            self.query_norm = _head_norm(d // h, rngs)
+            self.key_norm = _head_norm(d // h, rngs)
 
-    def queries_keys_values(self, x: Any, mod: Float[Array, "B 6 D"]) -> Float[Array, "B T 3 H K"]:
+    def queries_keys_values(self, x: Any, mod: Float[Array, "B 6 D"]) -> tuple[Any, Any, Any]:
+        """Queries, keys and values, each [B, T, H, K]."""
         x = modulate(x, mod[:, SHIFT_ATTENTION], mod[:, SCALE_ATTENTION])
-        return self.qkv(x.astype(self.dtype))
+        qkv = self.qkv(x.astype(self.dtype))
+        q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        if self.qk_norm:
+            q, k = self.query_norm(q).astype(self.dtype), self.key_norm(k).astype(self.dtype)
+        return q, k, v
 
     def attended(self, heads: Float[Array, "B T H K"]) -> Float[Array, "B T D"]:
         return self.out(heads.reshape(*heads.shape[:2], -1))
@@ -67,23 +76,26 @@ class Stream(nnx.Module):
         return (gate[:, None] * x.astype(jnp.float32)).astype(self.dtype)
 
 
+def _head_norm(size: int, rngs: nnx.Rngs) -> nnx.RMSNorm:
+    """The root-mean-square norm over a head's channels of Stable Diffusion 3.5, in float32."""
+    return nnx.RMSNorm(
+        size, epsilon=1e-6, dtype=jnp.float32, scale_metadata={"axes": (None,)}, rngs=rngs
+    )
+
+
 class Block(nnx.Module):
     """A joint block: one softmax over image and text tokens, separate weights for the rest."""
 
-    def __init__(self, width: int, heads: int, dtype: str, rngs: nnx.Rngs):
-        self.image = Stream(width, heads, dtype, rngs)
-        self.text = Stream(width, heads, dtype, rngs)
+    def __init__(self, width: int, heads: int, dtype: str, qk_norm: bool, rngs: nnx.Rngs):
+        self.image = Stream(width, heads, dtype, qk_norm, rngs)
+        self.text = Stream(width, heads, dtype, qk_norm, rngs)
 
     def joint_attention(self, image: Any, text: Any, mods: tuple[Any, Any]) -> tuple[Any, Any]:
         """Returns both streams' attention outputs, after the output projections."""
-        qkv = jnp.concatenate(
-            [
-                self.image.queries_keys_values(image, mods[0]),
-                self.text.queries_keys_values(text, mods[1]),
-            ],
-            axis=1,
-        )
-        heads = attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
+        of_image = self.image.queries_keys_values(image, mods[0])
+        of_text = self.text.queries_keys_values(text, mods[1])
+        joined = [jnp.concatenate(pair, axis=1) for pair in zip(of_image, of_text, strict=True)]
+        heads = attention(*joined)
         count = image.shape[1]
         return self.image.attended(heads[:, :count]), self.text.attended(heads[:, count:])
 
@@ -119,15 +131,25 @@ class Blocks(nnx.Module):
     """All blocks, stacked on a leading layer axis; the modulation is computed outside the scan."""
 
     def __init__(
-        self, count: int, width: int, heads: int, *, dtype: str, remat: str, rngs: nnx.Rngs
+        self,
+        count: int,
+        width: int,
+        heads: int,
+        *,
+        dtype: str,
+        remat: str,
+        qk_norm: bool,
+        unroll: bool,
+        rngs: nnx.Rngs,
     ):
         @nnx.split_rngs(splits=count)
         @nnx.vmap(in_axes=0, out_axes=0)
         def stack(rngs: nnx.Rngs) -> tuple[Modulation, Block]:
-            return Modulation(width, rngs), Block(width, heads, dtype, rngs)
+            return Modulation(width, rngs), Block(width, heads, dtype, qk_norm, rngs)
 
         self.modulation, self.layers = stack(rngs)
         self.remat = remat
+        self.unroll = unroll
 
     def modulations(self, e: Float[Array, "B D"]) -> tuple[Any, Any]:
         """Returns ([layers, B, 6, D], [layers, B, 6, D]) for the image and the text stream."""
@@ -159,4 +181,4 @@ class Blocks(nnx.Module):
 
         if self.remat != "none":
             body = jax.checkpoint(body, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
-        return jax.lax.scan(body, tokens, stacked)[0]
+        return jax.lax.scan(body, tokens, stacked, unroll=self.unroll)[0]

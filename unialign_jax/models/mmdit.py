@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from unialign_jax.diffusion import flow
 from unialign_jax.models import layers
 from unialign_jax.models.blocks import REMAT_POLICIES, Blocks, modulate
 from unialign_jax.models.checks import check_dtype, check_sizes
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
 MAX_CONDITIONS = 3
+PREDICTIONS = ("velocity", "image")
 # Order of the two modulation vectors of the image head: scale first, unlike in a block.
 HEAD_SCALE, HEAD_SHIFT = range(2)
 
@@ -49,13 +51,23 @@ class MMDiTConfig:
       null_image_tokens: learned tokens that stand for a missing image.
       adapter_hidden: hidden width of the semantic adapters.
       adapter_out: width A of their output, that of the teacher's features.
-      text_positions: number of learned, zero-initialised text positions; 0 is the reference,
+      text_positions: number of learned text positions; 0 is the reference,
         whose text tokens carry no absolute position. Changes the weights.
-      condition_segments: learned, zero-initialised embedding that tells conditions from the
+      positions_std: standard deviation of the initial `text_positions` and `condition_segments`. 0
+        leaves a network that they are added to as it was; one that is trained from the start learns
+        several times faster with 1.
+      condition_segments: learned embedding that tells conditions from the
         target; the reference has none. Changes the weights.
+      qk_norm: learned root-mean-square norms of queries and keys, as in Stable Diffusion 3.5; the
+        reference has none. Changes the weights.
+      prediction: what the image head's output is. "velocity" is the reference; "image" is the clean
+        image, from which the velocity follows (arXiv 2511.13720): the noise need not pass through a
+        narrow network. Changes the weights.
       time_features_float16: rounds the time features to float16, as published.
       dtype: compute dtype of the blocks; parameters, norms, time and modulation are float32.
       remat: "none", or a key of `REMAT_POLICIES`.
+      unroll: compiles every block by itself instead of one for all: small networks step faster on
+        a CPU, compile time grows with the depth. Does not change the weights.
     """
 
     width: int = 1536
@@ -71,10 +83,14 @@ class MMDiTConfig:
     adapter_hidden: int = 2048
     adapter_out: int = 3584
     text_positions: int = 0
+    positions_std: float = 0.0
     condition_segments: bool = False
+    qk_norm: bool = False
+    prediction: str = "velocity"
     time_features_float16: bool = False
     dtype: str = "float32"
     remat: str = "none"
+    unroll: bool = False
 
     def __post_init__(self) -> None:
         check_dtype("dtype", self.dtype)
@@ -86,6 +102,10 @@ class MMDiTConfig:
         )
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not divisible by heads {self.heads}")
+        if self.prediction not in PREDICTIONS:
+            raise ValueError(
+                f"prediction {self.prediction!r} is not one of {', '.join(PREDICTIONS)}"
+            )
         if self.remat != "none" and self.remat not in REMAT_POLICIES:
             raise ValueError(
                 f"remat {self.remat!r} is not one of none, {', '.join(REMAT_POLICIES)}"
@@ -227,13 +247,18 @@ class MMDiT(nnx.Module):
             axes=(None, "embed"),
         )
         if config.text_positions:
-            self.text_positions = nnx.Param(
-                jnp.zeros((config.text_positions, d)), axes=(None, "embed")
-            )
+            self.text_positions = self._learned(config.text_positions, rngs)
         if config.condition_segments:
-            self.segments = nnx.Param(jnp.zeros((MAX_CONDITIONS, d)), axes=(None, "embed"))
+            self.segments = self._learned(MAX_CONDITIONS, rngs)
         self.blocks = Blocks(
-            config.layers, d, config.heads, dtype=config.dtype, remat=config.remat, rngs=rngs
+            config.layers,
+            d,
+            config.heads,
+            dtype=config.dtype,
+            remat=config.remat,
+            qk_norm=config.qk_norm,
+            unroll=config.unroll,
+            rngs=rngs,
         )
         self.image_head = ImageHead(config, rngs)
         self.text_head = layers.linear(
@@ -241,6 +266,14 @@ class MMDiT(nnx.Module):
         )
         self.align_image = Adapter(config, rngs)
         self.align_text = Adapter(config, rngs)
+
+    def _learned(self, count: int, rngs: nnx.Rngs) -> nnx.Param:
+        """Vectors that are added to tokens, [count, D]."""
+        std = self.config.positions_std
+        values = jnp.zeros((count, self.config.width))
+        if std:
+            values = std * jax.random.normal(rngs.params(), values.shape)
+        return nnx.Param(values, axes=(None, "embed"))
 
     def __call__(self, branch: Branch, heads: Heads, align_depth: int | None = None) -> Output:
         """Runs one branch; see `forward_branches`."""
@@ -348,6 +381,14 @@ class MMDiT(nnx.Module):
             )
         return h // p, w // p
 
+    def _velocity(self, made: Float[Array, "B H W C"], branch: Branch) -> Any:
+        """The velocity of the flow, from what the image head predicts."""
+        if self.config.prediction == "velocity":
+            return made
+        assert branch.latents is not None
+        sigma = jnp.maximum(branch.timestep / flow.TRAINING_LEVELS, 1 / flow.TRAINING_LEVELS)
+        return (branch.latents - made) / flow.expand(sigma, made.ndim)
+
     def _heads(self, branch: Branch, heads: Heads, tokens: Any, middle: Any, e: Any) -> Output:
         has_image = branch.latents is not None
         rows, columns = self._grid(branch.latents) if has_image else (0, 0)
@@ -362,7 +403,8 @@ class MMDiT(nnx.Module):
             out["image_hidden"] = hidden if heads.image_hidden else None
             if heads.velocity:
                 patches = self.image_head.out(hidden)
-                out["velocity"] = layers.unpatchify(patches, rows, columns, self.config.patch_size)
+                made = layers.unpatchify(patches, rows, columns, self.config.patch_size)
+                out["velocity"] = self._velocity(made, branch)
         if heads.logits or heads.text_hidden:
             hidden = layers.layer_norm(text)
             out["text_hidden"] = hidden if heads.text_hidden else None

@@ -14,6 +14,9 @@ Cell = Any
 BACKGROUND, INK, FAINT = (255, 255, 255), (20, 20, 20), (110, 110, 110)
 FONT_SIZE, LINE_HEIGHT, MARGIN = 12, 15, 6
 MOST_LINES = 8
+# Pictures so many times smaller than a cell are enlarged with their pixels as squares: there is
+# nothing between them to be guessed.
+PIXELATED_FROM = 4
 
 
 def contact_sheet(
@@ -92,7 +95,9 @@ def _draw_cell(content: Cell, width: int, font: Any) -> Image.Image:
         return both
     image = content if isinstance(content, Image.Image) else Image.fromarray(np.asarray(content))
     height = max(1, round(image.height * width / image.width))
-    return image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+    pixelated = width >= PIXELATED_FROM * image.width
+    method = Image.Resampling.NEAREST if pixelated else Image.Resampling.LANCZOS
+    return image.convert("RGB").resize((width, height), method)
 
 
 def _draw_text(text: str, width: int, font: Any, colour: tuple[int, int, int]) -> Image.Image:

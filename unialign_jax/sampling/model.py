@@ -1,4 +1,4 @@
-"""A run directory as sampling needs it: networks, tokenizer, sizes, defaults, parameters."""
+"""A model as sampling needs it: networks, tokenizer, sizes, defaults."""
 
 from __future__ import annotations
 
@@ -8,17 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import jax
-from jax.sharding import Mesh
 
-from unialign_jax.config import load_json, to_dataclass
+from unialign_jax.config import to_dataclass
 from unialign_jax.diffusion import flow
 from unialign_jax.errors import UserError, bullets
 from unialign_jax.models import functional
 from unialign_jax.models.functional import Functional, Params
 from unialign_jax.models.mmdit import MMDiT, MMDiTConfig
 from unialign_jax.models.t5 import T5Config, T5Encoder
-from unialign_jax.parallel import rules
-from unialign_jax.parallel.mesh import MeshConfig, make_mesh
 
 if TYPE_CHECKING:
     from unialign_jax.data.tokenizer import TextTokenizer
@@ -136,60 +133,6 @@ def require_pixels(model: Model) -> None:
             f"model.channels is {model.config.channels}: this version samples models of pixels "
             f"({PIXEL_CHANNELS} channels); it has no autoencoder to decode latents with."
         )
-
-
-def default_mesh(devices: list | None = None) -> Mesh:
-    """The devices that a batch is split over: this process's accelerators, or one CPU."""
-    if devices is None:
-        devices = jax.local_devices()
-        devices = devices[:1] if devices[0].platform == "cpu" else devices
-    return make_mesh(MeshConfig(), devices)
-
-
-def load_run(
-    path: str | Path,
-    weights: str = "ema",
-    *,
-    dtype: str | None = None,
-    step: int | None = None,
-    mesh: Mesh | None = None,
-) -> tuple[Model, Params, int]:
-    """Reads a run directory.
-
-    Args:
-      path: a directory that `unialign train` wrote.
-      weights: "ema" for the moving average, "raw" for the last weights.
-      dtype: compute dtype in place of the run's, for example "bfloat16".
-      step: a saved step; None is the newest.
-      mesh: where the parameters go, whole on every device; None is `default_mesh()`.
-
-    Returns:
-      The model, its parameters and the step that they were saved at.
-
-    Raises:
-      UserError: not a run directory, no checkpoint, or one that does not fit the config.
-    """
-    from unialign_jax.bundle.weights import load_params
-    from unialign_jax.data.tokenizer import TextTokenizer
-
-    path = Path(path).expanduser()
-    if not (path / "config.json").is_file():
-        found = "not a run directory (no config.json)" if path.exists() else "not there"
-        raise UserError(
-            f"{path} is {found}. "
-            "A model is a run directory that `unialign train --workdir` wrote: config.json, "
-            "tokenizer.json and checkpoints/."
-        )
-    tokenizer = TextTokenizer.from_file(path / "tokenizer.json")
-    try:
-        model = build_model(load_json(path / "config.json"), tokenizer, dtype=dtype)
-        require_pixels(model)
-    except UserError as error:
-        raise UserError(f"{path / 'config.json'}: {error}") from error
-    sharding = rules.replicated(mesh or default_mesh())
-    params, step = load_params(path, weights, step=step, sharding=sharding)
-    check_parameters(model, params, path)
-    return model, params, step
 
 
 def check_parameters(model: Model, params: Params, where: str | Path) -> None:

@@ -23,7 +23,8 @@ from unialign_jax.data.tasks import Task
 from unialign_jax.diffusion import flow
 from unialign_jax.errors import UserError
 from unialign_jax.models.functional import Params
-from unialign_jax.sampling.model import Model, default_mesh, load_run, require_pixels
+from unialign_jax.sampling.loading import default_mesh, load_model
+from unialign_jax.sampling.model import Model, require_pixels
 from unialign_jax.sampling.programs import Programs, mesh_of, parts_of
 from unialign_jax.sampling.requests import (
     INPUTS,
@@ -77,19 +78,19 @@ class Pipeline:
         step: int | None = None,
         mesh: Mesh | None = None,
     ) -> Pipeline:
-        """Loads a run directory of `unialign train`.
+        """Loads a run directory of `unialign train`, or a bundle of `unialign bundle`.
 
         Args:
-          path: the directory.
-          weights: "ema" for the moving average, "raw" for the last weights.
-          dtype: compute dtype, for example "bfloat16"; None is the run's.
+          path: the directory, or the name of a bundle that comes with the package.
+          weights: of a run: "ema" for the moving average, "raw" for the last weights.
+          dtype: compute dtype, for example "bfloat16"; None is the model's.
           step: a saved step; None is the newest.
           mesh: devices over which batches are split; None takes this process's accelerators.
 
         Raises:
-          UserError: anything else than a run directory, or one that cannot be read.
+          UserError: anything else, or a model that cannot be read.
         """
-        model, params, _ = load_run(
+        model, params, _ = load_model(
             path, weights, dtype=dtype, step=step, mesh=mesh or default_mesh()
         )
         return cls(model, params)

@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -112,7 +113,11 @@ def train(
     # ---------------------------------------------------------------- programs and reports
     programs = Programs(setup)
     metrics = MetricsWriter(run, start) if main else None
-    progress = TrainProgress(total, start, visible=main)
+    milestones = {
+        "samples": setup.train.sample_every if sample_grid is not None else 0,
+        "checkpoint": setup.checkpoint.every_steps,
+    }
+    progress = TrainProgress(total, start, milestones=milestones, visible=main)
     throughput, lagged = Throughput(), LaggedMetrics()
     values: dict[str, float] = {}
     for note in notes:
@@ -170,7 +175,8 @@ def train(
                         save(state, step)
                         saved = step
                     if samples and sample_grid is not None:
-                        draw(sample_grid(state, step), run, step, metrics)
+                        picture = draw(sample_grid(state, step), run, step, metrics)
+                        progress.message(f"samples at step {step}: {picture}")
                     pause(time.monotonic() - moment)
             report(lagged.flush())
             if step > saved:
@@ -210,9 +216,10 @@ def requested_anywhere(stop: StopRequest, step: int, every: int) -> bool:
     return bool(multihost_utils.process_allgather(np.array(bool(stop))).any())
 
 
-def draw(image: np.ndarray, run: RunDirectory, step: int, metrics: MetricsWriter | None) -> None:
-    """Writes a sample grid, uint8 [H, W, 3], to `samples/` and to TensorBoard."""
-    if metrics is None:
-        return
-    Image.fromarray(image).save(run.samples / f"step_{step:08d}.png")
-    metrics.image(step, "samples", image)
+def draw(image: np.ndarray, run: RunDirectory, step: int, metrics: MetricsWriter | None) -> Path:
+    """Writes a sample grid, uint8 [H, W, 3], to `samples/` and to TensorBoard; returns its path."""
+    path = run.samples / f"step_{step:08d}.png"
+    if metrics is not None:
+        Image.fromarray(image).save(path)
+        metrics.image(step, "samples", image)
+    return path

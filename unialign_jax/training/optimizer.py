@@ -1,4 +1,4 @@
-"""AdamW with global-norm clipping, linear warm-up and frozen parameters.
+"""AdamW (or Muon) with global-norm clipping, linear warm-up and frozen parameters.
 
 The recipe is that of the PyTorch reference (learning rate 3e-5, decay 0.01 on every parameter,
 clip 2.0, 2000 warm-up steps of which the first has rate 0), with each part a field.
@@ -6,15 +6,20 @@ clip 2.0, 2000 warm-up steps of which the first has rate 0), with each part a fi
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
+
+
+ALGORITHMS = ("adamw", "muon")
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,9 @@ class OptimizerConfig:
             rate constant after the warm-up.
         weight_decay: decoupled decay of every trained parameter, biases included.
         b1, b2, eps: Adam's.
+        algorithm: "adamw" (the reference), or "muon" (arXiv 2502.16982): the matrices inside the
+            blocks are updated along their orthogonalised momentum, all else by AdamW.
+        muon_rate: peak rate of those matrices with "muon"; it follows the same schedule.
         clip: the largest global norm of a gradient; 0 for no clipping.
         clip_scale: multiplies the norm before it is compared with `clip`. The reference sums the
             gradients of its 12 micro-batches; 12 clips their mean in the same way.
@@ -43,11 +51,15 @@ class OptimizerConfig:
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8
+    algorithm: str = "adamw"
+    muon_rate: float = 0.02
     clip: float = 2.0
     clip_scale: float = 1.0
     freeze: tuple[str, ...] = ("null_image",)
 
     def __post_init__(self) -> None:
+        if self.algorithm not in ALGORITHMS:
+            raise ValueError(f"algorithm is {self.algorithm!r}; one of {', '.join(ALGORITHMS)}")
         if self.decay_steps and self.decay_steps <= self.warmup_steps:
             raise ValueError(
                 f"decay_steps={self.decay_steps} must exceed warmup_steps={self.warmup_steps}"
@@ -93,9 +105,16 @@ def make_optimizer(config: OptimizerConfig) -> tuple[optax.GradientTransformatio
     `eps` outside the root, and a decay of `rate * weight_decay` times the parameter.
     """
     schedule = learning_rate_schedule(config)
-    adamw = optax.adamw(
+    update = optax.adamw(
         schedule, b1=config.b1, b2=config.b2, eps=config.eps, weight_decay=config.weight_decay
     )
+    if config.algorithm == "muon":
+        muon = optax.contrib.muon(
+            learning_rate_schedule(dataclasses.replace(config, learning_rate=config.muon_rate)),
+            weight_decay=config.weight_decay,
+            muon_weight_dimension_numbers=_axes,
+        )
+        update = optax.partition({"matrix": muon, "rest": update}, _matrix_or_rest)
     limit = config.clip / config.clip_scale
     clip = optax.clip_by_global_norm(limit) if config.clip else optax.identity()
 
@@ -104,6 +123,29 @@ def make_optimizer(config: OptimizerConfig) -> tuple[optax.GradientTransformatio
         return jax.tree.map(lambda trained: "trained" if trained else "frozen", mask)
 
     tx = optax.partition(
-        {"trained": optax.chain(clip, adamw), "frozen": optax.set_to_zero()}, labels
+        {"trained": optax.chain(clip, update), "frozen": optax.set_to_zero()}, labels
     )
     return tx, schedule
+
+
+def _matrix(path: tuple, x: Any) -> optax.contrib.MuonDimensionNumbers | None:
+    """Which axes of a parameter form the matrix that Muon orthogonalises; None for AdamW's.
+
+    Matrices are the kernels inside the blocks, [layers, in, out...]; the queries, keys and values
+    of a kernel [layers, in, 3, heads, kv] are matrices of their own.
+    """
+    name = "/".join(str(getattr(key, "key", key)) for key in path)
+    if "blocks/" not in name or "modulation" in name or not name.endswith("kernel"):
+        return None
+    outputs = (3, 4) if x.ndim == 5 else tuple(range(2, x.ndim))
+    return optax.contrib.MuonDimensionNumbers((1,), outputs)
+
+
+def _axes(params: Any) -> Any:
+    return jax.tree_util.tree_map_with_path(_matrix, params)
+
+
+def _matrix_or_rest(params: Any) -> Any:
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: "rest" if _matrix(path, x) is None else "matrix", params
+    )

@@ -4,35 +4,56 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
+
+
+class _Bar(Progress):
+    """A bar with a text below it, which takes as many lines as it needs."""
+
+    below = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        if self.below:
+            yield Text(self.below)
 
 
 class TrainProgress:
-    """Shows where a run stands.
+    """Shows where a run stands, and what comes next.
 
     Args:
         total: the last step.
         start: the step that the run continues from.
+        milestones: what happens every so many steps, as {"samples": 500, "checkpoint": 1000}; 0 is
+            never.
         visible: False for the processes that stay silent.
         console: where to write; standard error if None, which leaves standard output to results.
     """
 
     def __init__(
-        self, total: int, start: int = 0, *, visible: bool = True, console: Console | None = None
+        self,
+        total: int,
+        start: int = 0,
+        *,
+        milestones: Mapping[str, int] | None = None,
+        visible: bool = True,
+        console: Console | None = None,
     ):
         self._console = console or Console(
             file=sys.stderr, soft_wrap=True, highlight=False, quiet=not visible
         )
         self._total, self._start = total, start
+        self._milestones = dict(milestones or {})
         self._begin: float | None = None
         self._excluded = 0.0
         self._rates: dict[str, float] = {}
-        self._bar: Progress | None = None
+        self._bar: _Bar | None = None
         if self._console.is_terminal:
-            self._bar = Progress(
+            self._bar = _Bar(
                 TextColumn("training"),
                 BarColumn(bar_width=24),
                 MofNCompleteColumn(),
@@ -57,11 +78,16 @@ class TrainProgress:
         for name in ("images_per_second", "data_wait"):
             if name in values:
                 self._rates[name] = values[name]
-        text = describe({**values, **self._rates}, self._time_left(step))
+        each = self._seconds_per_step(step)
+        left = None if each is None else each * (self._total - step)
+        text = describe({**values, **self._rates}, left)
+        following = describe_milestone(step, self._milestones, self._total, each)
         if self._bar is not None:
-            self._bar.update(self._task, completed=step, description=text)
+            self._bar.below = text
+            self._bar.update(self._task, completed=step, description=following)
         elif logged:
-            self._console.print(f"step {step}/{self._total}  {text}", markup=False)
+            line = f"step {step}/{self._total}  {text}  {following}".rstrip()
+            self._console.print(line, markup=False)
 
     def exclude(self, seconds: float) -> None:
         """Leaves seconds of compiling, saving or sampling out of the estimate of time left."""
@@ -76,15 +102,15 @@ class TrainProgress:
         if self._bar is not None:
             self._bar.stop()
 
-    def _time_left(self, step: int) -> float | None:
+    def _seconds_per_step(self, step: int) -> float | None:
         if self._begin is None or step <= self._start:
             return None
-        each = (time.monotonic() - self._begin - self._excluded) / (step - self._start)
-        return max(each, 0.0) * (self._total - step)
+        elapsed = time.monotonic() - self._begin - self._excluded
+        return max(elapsed / (step - self._start), 0.0)
 
 
 def describe(values: Mapping[str, float], seconds_left: float | None = None) -> str:
-    """One line: `loss 0.412  image 0.31  text 5.02  12.3 img/s  wait 2%  left 0:01:05`."""
+    """One line: `loss 0.412  image 0.31  text 5.02  12.3 img/s  wait 2%  left 1:05`."""
     parts = []
     for name, value in values.items():
         if name == "loss" or name.startswith("loss/"):
@@ -98,8 +124,37 @@ def describe(values: Mapping[str, float], seconds_left: float | None = None) -> 
     return "  ".join(parts)
 
 
+def describe_milestone(
+    step: int, milestones: Mapping[str, int], total: int, seconds_per_step: float | None = None
+) -> str:
+    """What happens next: `next: samples and checkpoint at step 800 in 0:42`.
+
+    Args:
+        step: finished steps.
+        milestones: names, and every how many steps each happens (0: never).
+        total: the last step, where the run ends.
+        seconds_per_step: for the time until then, where it is known.
+
+    Returns:
+        The text, or "" at the end.
+    """
+    if step >= total:
+        return ""
+    following = {
+        name: (step // every + 1) * every for name, every in milestones.items() if every > 0
+    }
+    at = min([total, *following.values()])
+    names = [name for name, when in following.items() if when == at]
+    if at == total:
+        names = ["end"]
+    text = f"next: {' and '.join(names)} at step {at}"
+    if seconds_per_step is not None:
+        text += f" in {duration(seconds_per_step * (at - step))}"
+    return text
+
+
 def duration(seconds: float) -> str:
-    """`1:02:03`."""
+    """`0:42`, `12:05`, `1:02:03`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}"
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

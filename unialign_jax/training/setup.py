@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
 from jax.sharding import Mesh
 
 from unialign_jax.config import suggestion, to_dataclass
+from unialign_jax.data.features import FeatureCache
 from unialign_jax.data.pipeline import DataConfig
+from unialign_jax.data.prepared import DATASET_FILE, Prepared
 from unialign_jax.errors import UserError
 from unialign_jax.objective import ObjectiveConfig, TextTokens
 from unialign_jax.parallel import rules
@@ -161,6 +164,7 @@ def make_setup(
     mesh = make_mesh(to_dataclass(MeshConfig, config.get("mesh", {}), where="mesh"), devices)
     model = build_model(config, tokenizer)
     _check_sizes(model, train, data, mesh)
+    _check_features(model, data, objective)
     if not 1 <= objective.align_depth <= model.config.layers:
         raise UserError(
             f"objective.align_depth is {objective.align_depth}: a block from 1 to model.layers, "
@@ -274,4 +278,26 @@ def _check_sizes(model: Model, train: TrainConfig, data: DataConfig, mesh: Mesh)
         raise UserError(
             f"train.global_batch / train.micro_batches = {rows} samples cannot be split over "
             f"{parts} devices (mesh.data x mesh.fsdp): make it a multiple of {parts}."
+        )
+
+
+def _check_features(model: Model, data: DataConfig, objective: ObjectiveConfig) -> None:
+    """Refuses cached features that the losses cannot use; passes where there are no data yet."""
+    if not data.features or not (Path(data.path) / DATASET_FILE).is_file():
+        return
+    cache = FeatureCache(Prepared(data.path), data.features)
+    for what, width in (("image", cache.image_shape[-1]), ("text", cache.text_width)):
+        if model.config.adapter_out != width:
+            raise UserError(
+                f"model.adapter_out is {model.config.adapter_out}, but the {what} features in "
+                f"{cache.directory} have {width} channels: set model.adapter_out to {width}."
+            )
+    fits = "tokens" if cache.grid else "pooled"
+    made, needed = ("with", "without") if cache.grid else ("without", "with")
+    if objective.image_alignment != fits:
+        raise UserError(
+            f"objective.image_alignment is {objective.image_alignment!r}, but the features in "
+            f"{cache.directory} were made {made} --grid: set objective.image_alignment to "
+            f"{fits!r}, or run `unialign cache` {needed} --grid and name its features in "
+            "data.features."
         )

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from unialign_jax.data.sources import jsonl
 from unialign_jax.data.sources.jsonl import JsonlOptions
 from unialign_jax.data.tasks import BadItem, Task, Turn
-from unialign_jax.errors import UserError
 
 
 def record_of(lines, **options):
@@ -64,6 +63,24 @@ def test_a_compose_line_has_one_to_three_references(lines, picture, references):
 def test_a_fourth_reference_is_left_out_as_in_the_reference(lines):
     assert len(record_of(lines.compose(4)).conditions) == 3
     assert jsonl.stream_of(json.loads(lines.lines[0])) == "compose_3"
+
+
+@pytest.mark.parametrize(
+    ("form", "line", "count"),
+    [
+        ("t2i", {"image": ["a"]}, 0),
+        ("t2i", {"image": "a"}, 0),
+        ("t2i", {"image": ["a", "b", "c"]}, 2),
+        ("answer", {"image": ["a", "b"]}, 1),
+        ("edit", {"image": ["a", "b"]}, 0),
+        ("perceive", {"image": ["a", "b", "c"]}, 1),
+        ("compose", {"original_images": ["a"] * 3, "generated_images": ["b"]}, 0),
+        ("compose", {"original_images": ["a"] * 5, "generated_images": ["b", "c"]}, 3),
+        ("compose", {"original_images": None}, 0),
+    ],
+)
+def test_images_that_have_no_part_in_the_record_are_counted(form, line, count):
+    assert jsonl.surplus_images(line, form) == count
 
 
 def test_a_perceive_line_is_an_edit_line_with_a_kind_of_map(lines):
@@ -197,45 +214,6 @@ def test_no_line_whatever_its_values_raises_anything_but_a_bad_item(tmp_path_fac
         jsonl.stream_of(line, form)
         jsonl.read_record(line, "item", root, JsonlOptions(format=form))
     assert all(isinstance(text, str) for text in jsonl.texts(line))
-
-
-def test_a_scan_finds_streams_places_and_bad_lines(lines):
-    lines.t2i(2).raw("").raw("{oops").edit().compose(2)
-    path = lines.write()
-    found = jsonl.scan([path], JsonlOptions())
-    assert found.total == 5
-    assert {name: len(flat) // 3 for name, flat in found.lines.items()} == {
-        "generate": 2,
-        "edit": 1,
-        "compose_2": 1,
-    }
-    assert [(entry["file"], entry["line"], entry["kind"]) for entry in found.bad] == [
-        ("lines.jsonl", 4, "json")
-    ]
-    index, offset, number = found.lines["edit"]
-    assert (index, number) == (0, 5)
-    with open(path, "rb") as file:
-        file.seek(offset)
-        assert json.loads(file.readline())["instruction"] == "mend it"
-
-
-def test_byte_order_marks_and_windows_line_ends_do_no_harm(lines):
-    text = b"\xef\xbb\xbf" + lines.t2i(2).write().read_bytes().replace(b"\n", b"\r\n")
-    path = lines.folder / "windows.jsonl"
-    path.write_bytes(text)
-    found = jsonl.scan([path], JsonlOptions())
-    assert (found.total, found.bad) == (2, [])
-
-
-def test_the_digest_follows_the_content(lines):
-    first = jsonl.scan([lines.t2i().write("a.jsonl")], JsonlOptions()).digest
-    assert first == jsonl.scan([lines.write("b.jsonl")], JsonlOptions()).digest
-    assert first != jsonl.scan([lines.t2i().write("c.jsonl")], JsonlOptions()).digest
-
-
-def test_a_file_that_cannot_be_read_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"cannot read .*nothing\.jsonl"):
-        jsonl.scan([tmp_path / "nothing.jsonl"], JsonlOptions())
 
 
 def test_texts_are_captions_and_instructions(lines):

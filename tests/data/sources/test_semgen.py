@@ -10,9 +10,9 @@ import pytest
 
 from unialign_jax.data.prepare import PrepareOptions, prepare
 from unialign_jax.data.prepared import Prepared
-from unialign_jax.data.shards import StoreOptions
 from unialign_jax.data.sources import semgen
 from unialign_jax.data.sources.jsonl import JsonlOptions
+from unialign_jax.data.sources.jsonl_source import JsonlSource
 from unialign_jax.errors import UserError
 
 
@@ -59,8 +59,8 @@ def test_a_line_of_something_else_is_named(tmp_path, content):
 
 def test_the_real_benchmark_prepares_without_a_bad_line(bench, tmp_path):
     count = semgen.write_t2i(bench, tmp_path / "t2i.jsonl", limit=12)
-    options = PrepareOptions(StoreOptions(JsonlOptions(image_root=bench)), train_tokenizer=600)
-    summary = prepare([tmp_path / "t2i.jsonl"], tmp_path / "out", options)
+    source = JsonlSource((tmp_path / "t2i.jsonl",), JsonlOptions(image_root=bench))
+    summary = prepare(source, tmp_path / "out", PrepareOptions(train_tokenizer=600))
     assert (count, summary.counts, summary.bad) == (12, {"generate": 12}, {})
     record = Prepared(tmp_path / "out").source("generate")[0]
     # Baseline JPEG in RGB is stored as it came.

@@ -11,19 +11,15 @@
 
 from __future__ import annotations
 
-import array
 import dataclasses
 import functools
-import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from unialign_jax.data.images import MAX_PIXELS
 from unialign_jax.data.prepared import stream_name
 from unialign_jax.data.tasks import MAX_CONDITIONS, BadItem, Record, Task, Turn
-from unialign_jax.errors import UserError
 
 FORMATS: dict[str, Task | None] = {
     "auto": None,
@@ -34,6 +30,14 @@ FORMATS: dict[str, Task | None] = {
     "answer": Task.ANSWER,
 }
 MAX_IMAGE_BYTES = 1 << 28
+# How many images of each list have a part in the record.
+_ROOM: dict[Task, tuple[tuple[str, int], ...]] = {
+    Task.GENERATE: (("image", 1),),
+    Task.ANSWER: (("image", 1),),
+    Task.EDIT: (("image", 2),),
+    Task.PERCEIVE: (("image", 2),),
+    Task.COMPOSE: (("original_images", MAX_CONDITIONS), ("generated_images", 1)),
+}
 # What surrounds the composing prompts in the published lines.
 _PROMPT_JUNK = ' \\"'
 _BOM = b"\xef\xbb\xbf"
@@ -47,30 +51,11 @@ class JsonlOptions:
         format: a key of `FORMATS`; "auto" looks at each line's keys.
         image_root: folder that image paths start from; None: the folder of the JSONL file.
         allow_outside: whether a path may lead out of that folder.
-        max_pixels: largest height times width of an image.
     """
 
     format: str = "auto"
     image_root: Path | None = None
     allow_outside: bool = False
-    max_pixels: int = MAX_PIXELS
-
-
-@dataclasses.dataclass
-class Scan:
-    """What a first pass over the files found, without touching an image.
-
-    Attributes:
-        lines: per stream, flat triples (file index, byte offset, line number from 1).
-        bad: lines that are no records: file, line, kind, reason.
-        total: number of lines that are not blank.
-        digest: SHA-256 over the files' contents.
-    """
-
-    lines: dict[str, array.array]
-    bad: list[dict[str, Any]]
-    total: int
-    digest: str
 
 
 def parse(data: bytes) -> dict[str, Any]:
@@ -154,6 +139,21 @@ def stream_of(line: dict[str, Any], form: str = "auto") -> str:
     if task is Task.COMPOSE and not count:
         raise BadItem("missing_key", "`original_images` is empty")
     return stream_name(task, min(count, MAX_CONDITIONS))
+
+
+def surplus_images(line: dict[str, Any], form: str = "auto") -> int:
+    """How many of the images that a line names have no part in its record."""
+    count = 0
+    for key, room in _ROOM[detect(line, form)]:
+        names = line.get(key)
+        if isinstance(names, list) and len(names) > room:
+            count += len(names) - room
+    return count
+
+
+def id_of(line: dict[str, Any], item: str) -> str:
+    """The id of a line's record; `item` where the line has none."""
+    return str(line.get("id", item))
 
 
 @functools.lru_cache(maxsize=64)
@@ -258,7 +258,7 @@ def read_record(
             if not captions[0]:
                 raise BadItem("bad_value", "the caption is empty")
     return Record(
-        id=str(line.get("id", item)),
+        id=id_of(line, item),
         task=task,
         target=read(root, target, options),
         height=0,
@@ -280,40 +280,3 @@ def texts(line: dict[str, Any]) -> Iterator[str]:
     for turn in conversations if isinstance(conversations, list) else ():
         if isinstance(turn, dict) and isinstance(turn.get("value"), str):
             yield turn["value"]
-
-
-def scan(paths: Sequence[Path], options: JsonlOptions) -> Scan:
-    """Reads every line once: which stream it belongs to and where it stands in its file.
-
-    Raises:
-        UserError: when a file cannot be read.
-    """
-    found = Scan({}, [], 0, "")
-    digest = hashlib.sha256()
-    for index, path in enumerate(paths):
-        try:
-            with open(path, "rb") as file:
-                offset = 0
-                for number, data in enumerate(file, start=1):
-                    digest.update(data)
-                    start, offset = offset, offset + len(data)
-                    if not data.strip():
-                        continue
-                    found.total += 1
-                    try:
-                        name = stream_of(parse(data), options.format)
-                    except BadItem as error:
-                        found.bad.append(
-                            {
-                                "file": path.name,
-                                "line": number,
-                                "kind": error.kind,
-                                "reason": error.reason,
-                            }
-                        )
-                        continue
-                    found.lines.setdefault(name, array.array("q")).extend((index, start, number))
-        except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    found.digest = digest.hexdigest()
-    return found

@@ -1,0 +1,146 @@
+"""The network's switches that the reference does not have: what each one computes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from unialign_jax.models.functional import Functional, Params, build
+from unialign_jax.models.mmdit import Branch, Heads, MMDiT, MMDiTConfig
+from unialign_jax.objective import image_loss
+
+SMALL = MMDiTConfig(
+    width=16,
+    heads=2,
+    layers=3,
+    patch_size=2,
+    channels=3,
+    text_width=8,
+    vocab_size=11,
+    sample_size=8,
+    position_table_size=8,
+    null_image_tokens=2,
+    adapter_hidden=8,
+    adapter_out=8,
+)
+
+
+def network(seed: int = 0, **switches) -> tuple[Functional, Params]:
+    """A network whose zero-initialised parts are random too."""
+    functional = build(lambda rngs: MMDiT(dataclasses.replace(SMALL, **switches), rngs))
+    leaves, tree = jax.tree.flatten(functional.init(jax.random.key(seed)))
+    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
+    leaves = [x + 0.2 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    return functional, jax.tree.unflatten(tree, leaves)
+
+
+def branch(sigmas: tuple[float, float] = (0.9, 0.3)) -> Branch:
+    keys = jax.random.split(jax.random.key(7), 3)
+    return Branch(
+        text=jax.random.normal(keys[0], (2, 5, 8)),
+        timestep=1000 * jnp.asarray(sigmas),
+        latents=jax.random.normal(keys[1], (2, 8, 8, 3)),
+        conditions=(jax.random.normal(keys[2], (2, 8, 8, 3)),),
+    )
+
+
+def run(functional: Functional, params: Params, inputs: Branch):
+    return functional.bind(params)(inputs, Heads(velocity=True, logits=True))
+
+
+def test_predicting_the_image_gives_the_velocity_that_leads_to_it() -> None:
+    plain, params = network()
+    image, _ = network(prediction="image")
+    inputs = branch()
+    made = run(plain, params, inputs).velocity
+    velocity = run(image, params, inputs).velocity
+    sigma = np.asarray([0.9, 0.3]).reshape(2, 1, 1, 1)
+    # x_sigma - sigma v is the clean image that a velocity stands for.
+    np.testing.assert_allclose(inputs.latents - sigma * velocity, made, atol=1e-5)
+    target = jax.random.normal(jax.random.key(9), made.shape)
+    loss = image_loss(velocity, inputs.latents, target, jnp.asarray([0.9, 0.3]), "x0")
+    assert float(loss) == pytest.approx(float(np.mean(np.square(made - target))), rel=1e-5)
+
+
+def test_predicting_the_image_stays_finite_at_the_lowest_noise_level() -> None:
+    functional, params = network(prediction="image")
+    velocity = run(functional, params, branch((0.0, 1e-3))).velocity
+    assert bool(jnp.all(jnp.isfinite(velocity)))
+
+
+def test_unrolled_blocks_compute_the_same_values_and_gradients() -> None:
+    scanned, params = network()
+    unrolled, _ = network(unroll=True)
+    inputs = branch()
+
+    def loss(functional: Functional, params: Params) -> jax.Array:
+        out = run(functional, params, inputs)
+        return jnp.sum(jnp.square(out.velocity)) + jnp.sum(jnp.square(out.logits))
+
+    expected, gradient = jax.value_and_grad(lambda p: loss(scanned, p))(params)
+    value, ours = jax.value_and_grad(lambda p: loss(unrolled, p))(params)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4 * float(jnp.abs(b).max() + 1)),
+        ours,
+        gradient,
+    )
+
+
+def test_normalised_queries_and_keys_have_root_mean_square_of_their_scale() -> None:
+    functional, params = network(qk_norm=True)
+    block = functional.bind(params).blocks.layer(1)
+    x = 30 * jax.random.normal(jax.random.key(3), (2, 4, 16))
+    mod = jax.random.normal(jax.random.key(4), (2, 6, 16))
+    q, k, v = block.image.queries_keys_values(x, mod)
+    scales = params["blocks"]["layers"]["image"]
+    for made, name in ((q, "query_norm"), (k, "key_norm")):
+        scale = scales[name]["scale"][1]
+        assert scale.shape == (8,)
+        rms = np.sqrt(np.mean(np.square(made / scale), axis=-1))
+        np.testing.assert_allclose(rms, 1, rtol=1e-3)
+    assert float(jnp.std(jnp.sqrt(jnp.mean(jnp.square(v), -1)))) > 0.1
+
+
+def test_normalised_attention_does_not_see_the_scale_of_queries() -> None:
+    functional, params = network(qk_norm=True)
+    scaled = jax.tree.map(lambda x: x, params)
+    for stream in ("image", "text"):
+        qkv = dict(params["blocks"]["layers"][stream]["qkv"])
+        factor = jnp.asarray([3.0, 0.5, 1.0])
+        qkv = {
+            "kernel": qkv["kernel"] * factor[None, None, :, None, None],
+            "bias": qkv["bias"] * factor[None, :, None, None],
+        }
+        scaled["blocks"]["layers"][stream] = {**params["blocks"]["layers"][stream], "qkv": qkv}
+    expected = run(functional, params, branch()).logits
+    np.testing.assert_allclose(run(functional, scaled, branch()).logits, expected, atol=1e-3)
+    plain, _ = network()
+    without = {k: v for k, v in params.items() if k != "blocks"}
+    layers = {
+        stream: {
+            name: value
+            for name, value in params["blocks"]["layers"][stream].items()
+            if not name.endswith("_norm")
+        }
+        for stream in ("image", "text")
+    }
+    without["blocks"] = {**params["blocks"], "layers": layers}
+    assert not np.allclose(run(plain, without, branch()).logits, expected, atol=1e-2)
+
+
+def test_the_defaults_add_no_parameters() -> None:
+    names = {jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(network()[1])}
+    switched = network(qk_norm=True, prediction="image", unroll=True)[1]
+    more = {jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(switched)}
+    assert {name.split("['")[-1] for name in more - names} == {"scale']"}
+    assert len(more - names) == 4
+
+
+def test_an_unknown_prediction_is_refused() -> None:
+    with pytest.raises(ValueError, match="velocity, image"):
+        dataclasses.replace(SMALL, prediction="noise")
