@@ -123,7 +123,7 @@ def get_config(variant: str = "demo") -> ConfigDict:
                 "path": "scenes",
                 "image_size": v.pixels,
                 "text_length": v.text_length,
-                # What words mean is learnt several times sooner before the other tasks join, where
+                # What words mean is learnt sooner before the other tasks join, where
                 # most of a picture can be copied.
                 "first_mixture": {"generate": 1.0},
                 "first_steps": v.first_steps,

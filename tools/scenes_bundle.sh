@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes the model that comes with the package, unialign_jax/bundled/scenes, and scores it.
 #   tools/scenes_bundle.sh                 as it is shipped; a stopped call continues
-#   STEPS=60 RECORDS=120 ITEMS=2 WORK=/tmp/w BUNDLE=/tmp/b RESULTS=/tmp/r tools/scenes_bundle.sh
+#   STEPS=60 RECORDS=120 ITEMS=2 WORK=trial BUNDLE=trial/bundle RESULTS=trial/scores tools/scenes_bundle.sh
 #                                          a trial that touches nothing of the checkout
 # Arguments go to `unialign train`, for example --config.model.layers=1.
 set -euo pipefail

@@ -56,7 +56,7 @@ class ObjectiveConfig:
       text_weighting: "inverse_time" is 1/t over all positions (the reference); "flat" is the mean
         over masked tokens.
       text_tasks: training tasks with an image branch whose steps have a text branch too, and the
-        terms that need both; the reference has it in all of them. Without it a step costs half.
+        terms that need both; the reference has it in all of them. Without it a step costs less.
       text_over_pads: whether padding after the first end token counts in the text term; the
         reference counts it, and learns by it where captions end.
       text_dropout: chance that the image branch sees the null text, for guidance.

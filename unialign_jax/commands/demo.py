@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from unialign_jax.commands.arguments import positive, seed
 from unialign_jax.errors import Interrupted, UserError
 
 HELP = "draw scenes, train one model on all six tasks, score it and show it; no downloads"
@@ -40,8 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     length.add_argument(
         "--minutes", type=_minutes, help="of training, about: as many steps as take that long"
     )
-    length.add_argument("--steps", type=_positive, help="of training (default: the config's)")
-    add("--seed", type=_seed, default=0, help="of scenes, training and scores (default: 0)")
+    length.add_argument("--steps", type=positive, help="of training (default: the config's)")
+    add("--seed", type=seed, default=0, help="of scenes, training and scores (default: 0)")
     add(
         "--dry-run",
         action="store_true",
@@ -110,18 +111,6 @@ def _make_directory(path: Path) -> None:
         raise UserError(
             f"{path}: cannot be made ({error.strerror or error}); choose another --workdir"
         ) from error
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
-    return int(text)
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal() or int(text) >= 1 << 32:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 32 bits")
-    return int(text)
 
 
 def _minutes(text: str) -> float:

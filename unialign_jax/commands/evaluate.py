@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unialign_jax.commands.arguments import positive, seed
 from unialign_jax.errors import UsageError, UserError
 
 if TYPE_CHECKING:
@@ -47,20 +48,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add = scenes.add_argument
     add("--model", required=True, type=Path, help="run directory, bundle or name of one")
-    add("--items", type=_positive, default=200, help="per task (default: 200)")
+    add("--items", type=positive, default=200, help="per task (default: 200)")
     add("--tasks", nargs="+", choices=TASKS, default=TASKS, metavar="TASK", help="default: all six")
     add("--level", help="of the world (default: that of the run's data)")
-    add("--pixels", type=_positive, help="height of the images (default: that of the run)")
+    add("--pixels", type=positive, help="height of the images (default: that of the run)")
     add(
         "--split",
         choices=("held_out", "seen"),
         default="held_out",
         help="combinations that training never shows (default), or those of training",
     )
-    add("--seed", type=_seed, default=0, help="of items and sampling (default: 0)")
-    add("--batch", type=_positive, default=64, help="items computed at once (default: 64)")
+    add("--seed", type=seed, default=0, help="of items and sampling (default: 0)")
+    add("--batch", type=positive, default=64, help="items computed at once (default: 64)")
     add("--weights", choices=("ema", "raw"), default="ema", help="moving average or last weights")
-    add("--step", type=_seed, help="a saved step (default: the newest)")
+    add("--step", type=seed, help="a saved step (default: the newest)")
     add("--out", type=Path, metavar="DIR", help="default: RUN/scenes_scores (of a bundle: here)")
     add("--json", action="store_true", help="print scores.json in place of the table")
 
@@ -147,17 +148,3 @@ def find_world(run: Path, level: str | None, pixels: int | None) -> tuple[Level,
             "Is it the right --level?"
         )
     return found, pixels
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
-    return value
-
-
-def _seed(text: str) -> int:
-    value = int(text)
-    if not 0 <= value < 1 << 32:
-        raise argparse.ArgumentTypeError(f"{value} is not a whole number of 32 bits")
-    return value

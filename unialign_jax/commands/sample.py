@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unialign_jax.commands.arguments import positive, seed
 from unialign_jax.errors import UsageError
 
 if TYPE_CHECKING:
@@ -52,16 +53,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--image", action="append", metavar="FILE", help="an image; repeated for compose")
     add("--instruction", help="for edit, perceive (also: depth, canny, pose) or compose")
     add("--question", help="for answer")
-    add("--steps", type=_positive, help="sampling steps (default: the model's config)")
+    add("--steps", type=positive, help="sampling steps (default: the model's config)")
     add("--guidance", type=float, help="classifier-free guidance; 1 is none (default: config)")
     add("--negative", help="what to steer away from (default: config)")
-    add("--height", type=_positive, help="of generated images (default: as trained)")
-    add("--width", type=_positive, help="of generated images (default: as trained)")
-    add("--seed", type=_seed, default=0, help="of items without a seed of their own (default: 0)")
-    add("--batch", type=_positive, help="items computed at once (default: 8, or fewer if so few)")
+    add("--height", type=positive, help="of generated images (default: as trained)")
+    add("--width", type=positive, help="of generated images (default: as trained)")
+    add("--seed", type=seed, default=0, help="of items without a seed of their own (default: 0)")
+    add("--batch", type=positive, help="items computed at once (default: 8, or fewer if so few)")
     add("--weights", choices=("ema", "raw"), default="ema", help="moving average or last weights")
     add("--dtype", choices=("float32", "bfloat16"), help="compute dtype (default: the model's)")
-    add("--limit", type=_positive, metavar="N", help="the first N items only")
+    add("--limit", type=positive, metavar="N", help="the first N items only")
     add("--shard", type=_shard, metavar="I/N", help="items I, I+N, I+2N, ... of N processes")
     add("--image-root", type=Path, metavar="DIR", help="where image paths start (default: JSONL's)")
     add("--allow-outside", action="store_true", help="image paths may lead out of the image root")
@@ -233,20 +234,6 @@ def tell(report: JobReport, out: Path) -> None:
         print(f"... {report.failed} in all, see `error` in the results", file=sys.stderr)
     text = f"{', '.join(parts)}; {report.seconds:.1f} s; {out / 'results.jsonl'}"
     print(text, file=sys.stderr)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
-    return value
-
-
-def _seed(text: str) -> int:
-    value = int(text)
-    if not 0 <= value < 1 << 32:
-        raise argparse.ArgumentTypeError(f"{value} is not a whole number of 32 bits")
-    return value
 
 
 def _shard(text: str) -> tuple[int, int]:

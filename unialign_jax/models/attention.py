@@ -40,7 +40,7 @@ def attention(
     """
     if (backend or default_backend(str(q.dtype))) == "cudnn":
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
-    # The same products in `jax.nn` cost a short sequence on a CPU about a fifth of its step.
+    # The same products as in `jax.nn`, whose reshapes cost a CPU more on short sequences.
     logits = jnp.einsum("BTHK,BSHK->BHTS", q, k, preferred_element_type=jnp.float32)
     weights = jax.nn.softmax(logits * q.shape[-1] ** -0.5, axis=-1).astype(v.dtype)
     return jnp.einsum("BHTS,BSHK->BTHK", weights, v)

@@ -54,8 +54,8 @@ class MMDiTConfig:
       text_positions: number of learned text positions; 0 is the reference,
         whose text tokens carry no absolute position. Changes the weights.
       positions_std: standard deviation of the initial `text_positions` and `condition_segments`. 0
-        leaves a network that they are added to as it was; one that is trained from the start learns
-        several times faster with 1.
+        leaves a network that they are added to as it was; one that is trained from the start tells
+        positions apart from its first step with 1.
       condition_segments: learned embedding that tells conditions from the
         target; the reference has none. Changes the weights.
       qk_norm: learned root-mean-square norms of queries and keys, as in Stable Diffusion 3.5; the

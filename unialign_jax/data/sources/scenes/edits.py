@@ -28,6 +28,9 @@ class Edit:
     subject: Thing | None
 
 
+_Draw = Callable[[Level, Scene, int, np.random.Generator], Edit | None]
+
+
 def _choice(rng: np.random.Generator, words: tuple[str, ...] | list[str]) -> str:
     return words[int(rng.integers(len(words)))]
 
@@ -53,12 +56,16 @@ def _changed(
     return Edit(kind, instruction, truth, thing or scene.things[index])
 
 
-def _recolour(level: Level, scene: Scene, index: int, rng: np.random.Generator) -> Edit | None:
-    thing = scene.things[index]
-    colour = _another(rng, level.colours, thing.colour)
-    form = _choice(rng, ("make {} {}", "paint {} {}"))
-    text = form.format(refer(scene.things, index), colour)
-    return _changed("recolour", scene, index, text, dataclasses.replace(thing, colour=colour))
+def _attribute(kind: str, name: str, words: str, forms: tuple[str, ...]) -> _Draw:
+    """The edit that gives one attribute of a thing another word; `words` is the level's field."""
+
+    def draw(level: Level, scene: Scene, index: int, rng: np.random.Generator) -> Edit | None:
+        thing = scene.things[index]
+        word = _another(rng, getattr(level, words), getattr(thing, name))
+        text = _choice(rng, forms).format(refer(scene.things, index), word)
+        return _changed(kind, scene, index, text, dataclasses.replace(thing, **{name: word}))
+
+    return draw
 
 
 def _move(level: Level, scene: Scene, index: int, rng: np.random.Generator) -> Edit | None:
@@ -89,22 +96,6 @@ def _remove(level: Level, scene: Scene, index: int, rng: np.random.Generator) ->
     return _changed("remove", scene, index, text, None)
 
 
-def _replace(level: Level, scene: Scene, index: int, rng: np.random.Generator) -> Edit | None:
-    thing = scene.things[index]
-    shape = _another(rng, level.shapes, thing.shape)
-    form = _choice(rng, ("turn {} into a {}", "replace {} with a {}"))
-    text = form.format(refer(scene.things, index), shape)
-    return _changed("replace", scene, index, text, dataclasses.replace(thing, shape=shape))
-
-
-def _resize(level: Level, scene: Scene, index: int, rng: np.random.Generator) -> Edit | None:
-    thing = scene.things[index]
-    size = _another(rng, level.sizes, thing.size)
-    form = _choice(rng, ("make {} {}", "resize {} to {}"))
-    text = form.format(refer(scene.things, index), size)
-    return _changed("resize", scene, index, text, dataclasses.replace(thing, size=size))
-
-
 def _background(level: Level, scene: Scene, index: int, rng: np.random.Generator) -> Edit | None:
     ground = _another(rng, level.backgrounds, scene.background)
     form = _choice(rng, ("make the background {}", "change the background to {}"))
@@ -112,13 +103,15 @@ def _background(level: Level, scene: Scene, index: int, rng: np.random.Generator
     return Edit("background", form.format(ground), truth, None)
 
 
-KINDS: dict[str, Callable[[Level, Scene, int, np.random.Generator], Edit | None]] = {
-    "recolour": _recolour,
+KINDS: dict[str, _Draw] = {
+    "recolour": _attribute("recolour", "colour", "colours", ("make {} {}", "paint {} {}")),
     "move": _move,
     "add": _add,
     "remove": _remove,
-    "replace": _replace,
-    "resize": _resize,
+    "replace": _attribute(
+        "replace", "shape", "shapes", ("turn {} into a {}", "replace {} with a {}")
+    ),
+    "resize": _attribute("resize", "size", "sizes", ("make {} {}", "resize {} to {}")),
     "background": _background,
 }
 
