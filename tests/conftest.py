@@ -12,12 +12,18 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # tests compare a caught error's text: a developer's own switch must not turn it into a traceback.
 os.environ.pop("UNIALIGN_TRACEBACK", None)
 
+import hypothesis
 import jax
 import pytest
 from absl import flags
 
 jax.config.update("jax_num_cpu_devices", 8)
 flags.FLAGS.mark_as_parsed()
+# The same examples every time: one commit has one verdict. HYPOTHESIS_PROFILE=explore looks for new
+# ones; what it finds is to be mended and kept with @example.
+hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("explore", deadline=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
 
 @pytest.fixture(scope="session")

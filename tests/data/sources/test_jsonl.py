@@ -6,7 +6,7 @@ import contextlib
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from unialign_jax.data.sources import jsonl
@@ -207,6 +207,8 @@ keys = st.sampled_from(
 
 
 @given(line=st.dictionaries(keys, json_values), form=st.sampled_from(list(jsonl.FORMATS)))
+@example(line={"image": [], "conversations": None}, form="answer")
+@example(line={"image": [], "conversations": "text"}, form="answer")
 @settings(max_examples=200, deadline=None)
 def test_no_line_whatever_its_values_raises_anything_but_a_bad_item(tmp_path_factory, line, form):
     root = tmp_path_factory.getbasetemp()

@@ -95,6 +95,13 @@ def _text(line: Any, *path: str | int) -> str:
     return value.strip()
 
 
+def _list(line: dict[str, Any], key: str) -> list[Any]:
+    value = _get(line, key)
+    if not isinstance(value, list):
+        raise BadItem("bad_value", f"`{key}` must be a list, not {value!r:.60}")
+    return value
+
+
 def _images(line: dict[str, Any], key: str) -> list[str]:
     """A list of image paths; a single string counts as a list of one."""
     value = _get(line, key)
@@ -206,7 +213,7 @@ def check_image(root: Path, name: str, options: JsonlOptions) -> bytes:
 def _answer_turns(line: dict[str, Any]) -> tuple[Turn, ...]:
     """Questions and answers in the form that D-DiT trains (uniAlignment.md 3.3)."""
     turns = []
-    for index, _ in enumerate(_get(line, "conversations")):
+    for index in range(len(_list(line, "conversations"))):
         who = _text(line, "conversations", index, "from")
         text = _text(line, "conversations", index, "value")
         if who in ("gpt", "assistant"):
