@@ -27,6 +27,8 @@ _spec.loader.exec_module(sizes)
 
 # Of the features that `unialign cache --teacher scenes` makes.
 TEACHER_WIDTH = 64
+# Of the noise levels, in training and sampling.
+SHIFT = 50.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,9 +56,9 @@ class Variant:
 
 
 VARIANTS = {
-    "demo": Variant("demo", 16, 30_000, 78, 18, 128, 4, 2000, 400, 32),
-    "full": Variant("full", 32, 120_000, 82, 24, 160, 6, 10_000, 1000, 48),
-    "gpu": Variant("full", 64, 400_000, 82, 24, 384, 12, 30_000, 2000, 256, "bfloat16"),
+    "demo": Variant("demo", 16, 30_000, 78, 18, 128, 4, 2200, 330, 32),
+    "full": Variant("full", 32, 120_000, 82, 26, 128, 6, 6000, 800, 32),
+    "gpu": Variant("full", 64, 400_000, 82, 26, 384, 12, 30_000, 2000, 256, "bfloat16"),
 }
 
 
@@ -85,8 +87,14 @@ def get_config(variant: str = "demo") -> ConfigDict:
         condition_segments=True,
         positions_std=1.0,
         # Neighbouring patches lie 64 cells of the position table apart: on a grid of a few patches,
-        # steps of one cell look nearly alike beside the noise, and nothing can be copied by place.
+        # steps of one cell look nearly alike beside the noise.
         sample_size=64 * v.pixels,
+        # Blocks that take part from the first step, with a head that looks at one place in all
+        # images: what stays as it is in an edit is copied long before words are understood.
+        initial_gates=1.0,
+        rotary_fastest=3.0,
+        rotary_slowest=0.4,
+        rotary_bias=2.0,
         adapter_out=TEACHER_WIDTH,
         unroll=variant == "demo",
         dtype=v.dtype,
@@ -98,7 +106,7 @@ def get_config(variant: str = "demo") -> ConfigDict:
             **network,
             "objective": {
                 "image_weight": 1.0,
-                "text_weight": 0.2,
+                "text_weight": 0.4,
                 "contrastive_weight": 0.05,
                 "align_weight": 0.1,
                 "align_depth": v.layers // 2,
@@ -106,8 +114,9 @@ def get_config(variant: str = "demo") -> ConfigDict:
                 "image_alignment": "pooled",
                 "image_weighting": "x0",
                 "timestep_density": "logit_normal",
-                # At high noise only the words say what is in the picture.
-                "timestep_shift": 3.0,
+                # Half of all levels are above 0.98: there only words and conditions say what the
+                # picture is; through less noise, one of so few pixels can be seen.
+                "timestep_shift": SHIFT,
                 "text_weighting": "inverse_time",
                 # Captions are learnt in the steps on `generate`; the others are faster without.
                 "text_tasks": ("generate",),
@@ -128,11 +137,11 @@ def get_config(variant: str = "demo") -> ConfigDict:
                 "first_mixture": {"generate": 1.0},
                 "first_steps": v.first_steps,
                 "mixture": {
-                    "generate": 3.0,
-                    "edit": 3.0,
-                    "perceive": 1.5,
+                    "generate": 3.5,
+                    "edit": 2.0,
+                    "perceive": 0.75,
                     "compose": 1.5,
-                    "answer": 1.5,
+                    "answer": 3.0,
                 },
                 "features": "scenes",
                 "workers": 0,
@@ -167,9 +176,11 @@ def get_config(variant: str = "demo") -> ConfigDict:
             "sample": {
                 "steps": 12,
                 "guidance": 1.0,
-                "shift": 3.0,
+                "shift": SHIFT,
                 "table": "plain",
-                "text_steps": v.text_length,
+                # Several per token, so that few are filled at once: they would not know each other.
+                "text_steps": 3 * v.text_length,
+                "text_temperature": 0.0,
                 "negative": "",
             },
         }

@@ -134,6 +134,18 @@ def test_target_log_probabilities_are_the_substituted_ones_gathered(
     np.testing.assert_allclose(direct, gathered, rtol=1e-6, atol=1e-5)
 
 
+def test_a_temperature_raises_probabilities_to_its_inverse() -> None:
+    log_probs = jax.nn.log_softmax(jax.random.normal(jax.random.key(0), (2, 3, 7)))
+    np.testing.assert_array_equal(masked.temper(log_probs, 1.0), log_probs)
+    expected = np.exp(log_probs) ** 2
+    expected /= expected.sum(-1, keepdims=True)
+    np.testing.assert_allclose(np.exp(masked.temper(log_probs, 0.5)), expected, rtol=1e-5)
+    coldest = np.exp(masked.temper(log_probs, 0.0))
+    np.testing.assert_array_equal(coldest, np.eye(7)[np.argmax(log_probs, -1)])
+    almost = np.exp(masked.temper(log_probs, 1e-3))
+    np.testing.assert_allclose(almost, coldest, atol=1e-3)
+
+
 def test_visible_tokens_give_no_gradient_and_masked_ones_a_finite_one() -> None:
     logits, tokens, targets = random_text(3, 10)
     gradient = jax.grad(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from unialign_jax.models.mmdit import MMDiTConfig
+from unialign_jax.models.mmdit_config import MMDiTConfig
 from unialign_jax.models.t5 import T5Config
 
 

@@ -8,7 +8,8 @@ import jax
 import pytest
 
 from unialign_jax.models.functional import build
-from unialign_jax.models.mmdit import MMDiT, MMDiTConfig
+from unialign_jax.models.mmdit import MMDiT
+from unialign_jax.models.mmdit_config import MMDiTConfig
 from unialign_jax.models.switches import SETTINGS, SIZES, WEIGHT_SWITCHES, weight_switches
 
 SMALL = MMDiTConfig(
@@ -52,6 +53,8 @@ def test_a_switch_that_is_set_is_named_with_its_value():
     "setting",
     [
         {"positions_std": 1.0},
+        {"rotary_bias": 2.0},
+        {"initial_gates": 1.0},
         {"time_features_float16": True},
         {"dtype": "bfloat16"},
         {"remat": "full"},

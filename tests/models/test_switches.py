@@ -9,8 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from unialign_jax.models.blocks import GATE_ATTENTION, GATE_MLP
 from unialign_jax.models.functional import Functional, Params, build
-from unialign_jax.models.mmdit import Branch, Heads, MMDiT, MMDiTConfig
+from unialign_jax.models.mmdit import Branch, Heads, MMDiT
+from unialign_jax.models.mmdit_config import MMDiTConfig
+from unialign_jax.models.rotary import rotate
 from unialign_jax.objective import image_loss
 
 SMALL = MMDiTConfig(
@@ -139,6 +142,63 @@ def test_the_defaults_add_no_parameters() -> None:
     more = {jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(switched)}
     assert {name.split("['")[-1] for name in more - names} == {"scale']"}
     assert len(more - names) == 4
+
+
+def initial(**switches) -> Params:
+    functional = build(lambda rngs: MMDiT(dataclasses.replace(SMALL, **switches), rngs))
+    return functional.init(jax.random.key(0))
+
+
+def test_initial_gates_are_the_only_thing_that_they_change() -> None:
+    zero, one = initial()["blocks"], initial(initial_gates=1.0)["blocks"]
+    for stream in ("image", "text"):
+        bias = one["modulation"][stream].pop("bias")
+        assert not np.any(zero["modulation"][stream].pop("bias"))
+        of_gates = bias[:, [GATE_ATTENTION, GATE_MLP]]
+        assert np.all(of_gates == 1) and float(jnp.sum(bias)) == float(jnp.sum(of_gates))
+    jax.tree.map(np.testing.assert_array_equal, zero, one)
+
+
+def test_blocks_with_gates_of_0_are_the_identity_and_with_1_they_are_not() -> None:
+    moved = []
+    for gates in (0.0, 1.0):
+        config = dataclasses.replace(SMALL, initial_gates=gates)
+        functional = build(lambda rngs, config=config: MMDiT(config, rngs))
+        model = functional.bind(functional.init(jax.random.key(0)))
+        tokens = model.embed(branch())
+        e = jax.nn.silu(model.embed_time(branch().timestep))
+        after = model.blocks.run((tokens,), [model.blocks.modulations(e)], [None], 0, SMALL.layers)
+        moved.append(
+            [float(jnp.max(jnp.abs(a - b))) for a, b in zip(after[0], tokens, strict=True)]
+        )
+    assert moved[0] == [0.0, 0.0]
+    assert min(moved[1]) > 0.1
+
+
+def test_the_rotary_bias_is_of_the_first_heads_image_queries_and_keys_alone() -> None:
+    plain, biased = initial()["blocks"]["layers"], initial(rotary_bias=2.0)["blocks"]["layers"]
+    bias = biased["image"]["qkv"].pop("bias")
+    assert not np.any(plain["image"]["qkv"].pop("bias"))
+    assert bias.shape == (SMALL.layers, 3, 2, 8)
+    assert np.all(bias[:, :2, 0] == 2)
+    assert float(jnp.sum(bias)) == 2 * bias[:, :2, 0].size
+    jax.tree.map(np.testing.assert_array_equal, plain, biased)
+
+
+def test_with_rotary_bias_the_first_head_looks_at_one_place_in_all_images() -> None:
+    config = dataclasses.replace(SMALL, rotary_fastest=3.0, rotary_slowest=0.4, rotary_bias=3.0)
+    functional = build(lambda rngs: MMDiT(config, rngs))
+    model = functional.bind(functional.init(jax.random.key(0)))
+    image, _ = model.embed(branch())
+    e = jax.nn.silu(model.embed_time(branch().timestep))
+    mod = model.blocks.modulations(e)[0][0]
+    q, k, _ = model.blocks.layer(0).image.queries_keys_values(image, mod)
+    q, k = (rotate(x, *model._rotations(branch())) for x in (q, k))
+    weights = jax.nn.softmax(jnp.einsum("btk,bsk->bts", q[:, :, 0], k[:, :, 0]) / 8**0.5)
+    count = image.shape[1] // 2
+    own = jnp.arange(2 * count) % count
+    same = own[:, None] == own[None]
+    assert float(jnp.mean(jnp.sum(jnp.where(same, weights, 0), -1))) > 0.5
 
 
 def test_an_unknown_prediction_is_refused() -> None:

@@ -10,7 +10,8 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from unialign_jax.models import functional
-from unialign_jax.models.mmdit import MMDiT, MMDiTConfig
+from unialign_jax.models.mmdit import MMDiT
+from unialign_jax.models.mmdit_config import MMDiTConfig
 from unialign_jax.models.t5 import T5Config, T5Encoder
 from unialign_jax.parallel import rules
 from unialign_jax.parallel.mesh import MeshConfig, make_mesh

@@ -139,7 +139,7 @@ def attention_is_not_scaled(patch: Patch) -> None:
 
 @mistake("network", "trace_block0_attn_text")
 def streams_do_not_see_each_other(patch: Patch) -> None:
-    def apart(f, self, image, text, mods):
+    def apart(f, self, image, text, mods, rotations):
         out = []
         for stream, x, mod in ((self.image, image, mods[0]), (self.text, text, mods[1])):
             qkv = stream.queries_keys_values(x, mod)
@@ -153,9 +153,9 @@ def streams_do_not_see_each_other(patch: Patch) -> None:
 def last_block_leaves_the_text_alone(patch: Patch) -> None:
     """As in Stable Diffusion 3."""
 
-    def run(f, self, tokens, modulations, start, stop):
-        before = f(self, tokens, modulations, start, stop - 1)
-        after = f(self, before, modulations, stop - 1, stop)
+    def run(f, self, tokens, modulations, rotations, start, stop):
+        before = f(self, tokens, modulations, rotations, start, stop - 1)
+        after = f(self, before, modulations, rotations, stop - 1, stop)
         return tuple((a[0], b[1]) for a, b in zip(after, before, strict=True))
 
     around(patch, blocks.Blocks, "run", run)

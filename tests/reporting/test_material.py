@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
 from tests.reporting.made_up import SCORES, STEPS, TINY, write_run
 from unialign_jax import config as configs
+from unialign_jax.bundle.contents import read_description
+from unialign_jax.bundle.shipped import find_model
 from unialign_jax.errors import UserError
 from unialign_jax.models.functional import count_parameters
 from unialign_jax.reporting import material as materials
 from unialign_jax.reporting.material import Making, gather
+from unialign_jax.reporting.report import render
 from unialign_jax.sampling.model import build_model
 
 
@@ -81,3 +85,21 @@ def test_what_is_missing_is_named(folder, tmp_path, broken):
         (run / "metrics.jsonl").unlink()
     with pytest.raises(UserError, match=str(tmp_path)):
         gather(run, scores, None, reference)
+
+
+def test_the_bundle_that_comes_with_the_package_has_a_report_without_a_run(folder):
+    found = gather(Path("scenes"), folder / "scores")
+    assert found.metrics == [] and found.grids == [] and found.reference == []
+    assert found.making.config == "scenes:demo"
+    assert found.steps == read_description(find_model("scenes"))["made_from"]["step"] > 0
+    assert found.train_seconds is None
+    page = render(found)
+    assert f"{found.steps:,}" in page and 'id="training"' not in page
+
+
+def test_a_run_that_logged_nothing_yet_is_refused(folder, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(folder / "run", copy)
+    (copy / "metrics.jsonl").unlink()
+    with pytest.raises(UserError, match="has the run logged a step"):
+        gather(copy, None)

@@ -15,7 +15,7 @@ import numpy as np
 
 from unialign_jax.errors import UserError
 from unialign_jax.models import layers
-from unialign_jax.models.mmdit import MMDiTConfig
+from unialign_jax.models.mmdit_config import MMDiTConfig
 
 Tree = dict[str, Any]
 POSITION_BUFFER = "pos_embed.pos_embed"

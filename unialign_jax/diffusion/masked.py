@@ -93,6 +93,16 @@ def substitute(
     return jnp.where((tokens == mask_id)[..., None], log_probs, certain)
 
 
+def temper(log_probs: Float[Array, "B L V"], temperature: float) -> Float[Array, "B L V"]:
+    """Log probabilities at a sampling temperature: 1 leaves them, 0 puts all on the greatest."""
+    if temperature == 1:
+        return log_probs
+    if temperature == 0:
+        best = jax.nn.one_hot(jnp.argmax(log_probs, axis=-1), log_probs.shape[-1], dtype=bool)
+        return jnp.where(best, 0.0, NEGATIVE)
+    return jax.nn.log_softmax(log_probs / temperature, axis=-1)
+
+
 def target_log_probs(
     logits: Float[Array, "B L V"],
     tokens: Int[Array, "B L"],

@@ -24,6 +24,7 @@ def linear(
     dtype: str = "float32",
     use_bias: bool = True,
     kernel_init: nnx.Initializer | None = None,
+    bias_init: nnx.Initializer = nnx.initializers.zeros,
 ) -> nnx.LinearGeneral:
     """A dense layer x W + b whose parameters carry logical axis names for sharding.
 
@@ -35,6 +36,7 @@ def linear(
       dtype: dtype of the computation; parameters are float32.
       use_bias: whether there is a b.
       kernel_init: initialiser of W; Xavier uniform over (in, product of out) unless given.
+      bias_init: initialiser of b.
     """
     out = features_out if isinstance(features_out, tuple) else (features_out,)
     return nnx.LinearGeneral(
@@ -43,6 +45,7 @@ def linear(
         use_bias=use_bias,
         dtype=jnp.dtype(dtype),
         kernel_init=kernel_init or nnx.initializers.xavier_uniform(),
+        bias_init=bias_init,
         rngs=rngs,
         kernel_metadata={"axes": axes},
         bias_metadata={"axes": axes[1:]},

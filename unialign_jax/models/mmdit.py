@@ -22,94 +22,15 @@ from flax import nnx
 
 from unialign_jax.diffusion import flow
 from unialign_jax.models import layers
-from unialign_jax.models.blocks import REMAT_POLICIES, Blocks, modulate
-from unialign_jax.models.checks import check_dtype, check_sizes
+from unialign_jax.models.blocks import Blocks, modulate
+from unialign_jax.models.mmdit_config import MAX_CONDITIONS, MMDiTConfig
+from unialign_jax.models.rotary import rotation_table
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
-MAX_CONDITIONS = 3
-PREDICTIONS = ("velocity", "image")
 # Order of the two modulation vectors of the image head: scale first, unlike in a block.
 HEAD_SCALE, HEAD_SHIFT = range(2)
-
-
-@dataclasses.dataclass(frozen=True)
-class MMDiTConfig:
-    """Sizes and switches of the network; the defaults are UniAlignment's 2.1 B model.
-
-    Attributes:
-      width: channels D of both streams.
-      heads: attention heads H; the head dimension K is width / heads.
-      layers: number of joint blocks.
-      patch_size: side P of an image patch, in latent pixels.
-      channels: channels C of the latents.
-      text_width: channels E of the text embeddings.
-      vocab_size: tokens V that the text head predicts.
-      sample_size: latent side for which one cell of the position table is one patch.
-      position_table_size: side of the sin-cos table, in cells.
-      null_image_tokens: learned tokens that stand for a missing image.
-      adapter_hidden: hidden width of the semantic adapters.
-      adapter_out: width A of their output, that of the teacher's features.
-      text_positions: number of learned text positions; 0 is the reference,
-        whose text tokens carry no absolute position. Changes the weights.
-      positions_std: standard deviation of the initial `text_positions` and `condition_segments`. 0
-        leaves a network that they are added to as it was; one that is trained from the start tells
-        positions apart from its first step with 1.
-      condition_segments: learned embedding that tells conditions from the
-        target; the reference has none. Changes the weights.
-      qk_norm: learned root-mean-square norms of queries and keys, as in Stable Diffusion 3.5; the
-        reference has none. Changes the weights.
-      prediction: what the image head's output is. "velocity" is the reference; "image" is the clean
-        image, from which the velocity follows (arXiv 2511.13720): the noise need not pass through a
-        narrow network. Changes the weights.
-      time_features_float16: rounds the time features to float16, as published.
-      dtype: compute dtype of the blocks; parameters, norms, time and modulation are float32.
-      remat: "none", or a key of `REMAT_POLICIES`.
-      unroll: compiles every block by itself instead of one for all: small networks step faster on
-        a CPU, compile time grows with the depth. Does not change the weights.
-    """
-
-    width: int = 1536
-    heads: int = 24
-    layers: int = 24
-    patch_size: int = 2
-    channels: int = 16
-    text_width: int = 4096
-    vocab_size: int = 32100
-    sample_size: int = 128
-    position_table_size: int = 192
-    null_image_tokens: int = 8
-    adapter_hidden: int = 2048
-    adapter_out: int = 3584
-    text_positions: int = 0
-    positions_std: float = 0.0
-    condition_segments: bool = False
-    qk_norm: bool = False
-    prediction: str = "velocity"
-    time_features_float16: bool = False
-    dtype: str = "float32"
-    remat: str = "none"
-    unroll: bool = False
-
-    def __post_init__(self) -> None:
-        check_dtype("dtype", self.dtype)
-        check_sizes(
-            self,
-            *("width", "heads", "layers", "patch_size", "channels", "text_width", "vocab_size"),
-            *("sample_size", "position_table_size", "null_image_tokens"),
-            *("adapter_hidden", "adapter_out"),
-        )
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not divisible by heads {self.heads}")
-        if self.prediction not in PREDICTIONS:
-            raise ValueError(
-                f"prediction {self.prediction!r} is not one of {', '.join(PREDICTIONS)}"
-            )
-        if self.remat != "none" and self.remat not in REMAT_POLICIES:
-            raise ValueError(
-                f"remat {self.remat!r} is not one of none, {', '.join(REMAT_POLICIES)}"
-            )
 
 
 @flax.struct.dataclass
@@ -250,16 +171,7 @@ class MMDiT(nnx.Module):
             self.text_positions = self._learned(config.text_positions, rngs)
         if config.condition_segments:
             self.segments = self._learned(MAX_CONDITIONS, rngs)
-        self.blocks = Blocks(
-            config.layers,
-            d,
-            config.heads,
-            dtype=config.dtype,
-            remat=config.remat,
-            qk_norm=config.qk_norm,
-            unroll=config.unroll,
-            rngs=rngs,
-        )
+        self.blocks = Blocks(config, rngs)
         self.image_head = ImageHead(config, rngs)
         self.text_head = layers.linear(
             d, config.vocab_size, ("embed", "vocab"), rngs=rngs, dtype=config.dtype
@@ -305,10 +217,11 @@ class MMDiT(nnx.Module):
         embedded = [self.embed(branch) for branch, _ in branches]
         times = [jax.nn.silu(self.embed_time(branch.timestep)) for branch, _ in branches]
         modulations = [self.blocks.modulations(e) for e in times]
+        rotations = [self._rotations(branch) for branch, _ in branches]
         tokens = tuple(embedded)
         middle = None
         for start, stop in _segments(depth, self.config.layers):
-            tokens = self.blocks.run(tokens, modulations, start, stop)
+            tokens = self.blocks.run(tokens, modulations, rotations, start, stop)
             middle = tokens if stop == depth else middle
         return [
             self._heads(branch, heads, tokens[i], None if middle is None else middle[i], times[i])
@@ -370,6 +283,20 @@ class MMDiT(nnx.Module):
             timestep, round_to_float16=self.config.time_features_float16
         )
         return self.time(features)
+
+    def _rotations(self, branch: Branch) -> tuple[Any, Any] | None:
+        """Cosines and sines [T, K/2] of the image stream's tokens; None where nothing turns."""
+        config = self.config
+        if not config.rotary_fastest or branch.latents is None:
+            return None
+        table = rotation_table(
+            *self._grid(branch.latents),
+            config.width // config.heads,
+            fastest=config.rotary_fastest,
+            slowest=config.rotary_slowest,
+        )
+        cosines, sines = (jnp.tile(part, (1 + len(branch.conditions), 1)) for part in table)
+        return cosines, sines
 
     def _grid(self, latents: Any) -> tuple[int, int]:
         p = self.config.patch_size

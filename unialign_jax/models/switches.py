@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from unialign_jax.models.mmdit import MMDiTConfig
+from unialign_jax.models.mmdit_config import MMDiTConfig
 
 SIZES = (
     "width",
@@ -31,9 +31,14 @@ WEIGHT_SWITCHES: dict[str, Any] = {
     "text_positions": 0,
     "condition_segments": False,
     "qk_norm": False,
+    "rotary_fastest": 0.0,
+    "rotary_slowest": 1e-4,
     "prediction": "velocity",
 }
-SETTINGS = ("positions_std", "time_features_float16", "dtype", "remat", "unroll")
+SETTINGS = (
+    *("positions_std", "rotary_bias", "initial_gates"),
+    *("time_features_float16", "dtype", "remat", "unroll"),
+)
 
 
 def weight_switches(config: MMDiTConfig) -> dict[str, Any]:

@@ -10,7 +10,8 @@ import numpy as np
 
 from unialign_jax.convert import names
 from unialign_jax.models import blocks, functional, layers
-from unialign_jax.models.mmdit import Branch, Heads, MMDiT, MMDiTConfig
+from unialign_jax.models.mmdit import Branch, Heads, MMDiT
+from unialign_jax.models.mmdit_config import MMDiTConfig
 from unialign_jax.parity.golden import GoldenDirectory, GoldenFile, compare, tolerance_for
 
 GROUP = "tiny_transformer"
@@ -136,7 +137,7 @@ def _first_block(
             ("gate_mlp", blocks.GATE_MLP),
         ):
             trace[f"trace_block0_{norm}_{key}"] = mod[:, part]
-    attended = block.joint_attention(image, text, mods)
+    attended = block.joint_attention(image, text, mods, None)
     trace["trace_block0_attn_image"], trace["trace_block0_attn_text"] = attended
     return trace
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unialign_jax import __version__
+from unialign_jax.bundle.contents import is_bundle, read_description
+from unialign_jax.bundle.shipped import find_model
 from unialign_jax.config import PACKAGE
 from unialign_jax.errors import UserError
 from unialign_jax.evaluation.scenes.results import ITEMS_FILE, SCORES_FILE, load_shown
@@ -50,7 +52,8 @@ class Material:
         making: how it was made.
         config: the resolved config as nested dicts.
         parameters: of the networks, the text encoder's included.
-        metrics: the lines of `metrics.jsonl`.
+        step: of the bundle, which has no metrics; 0 of a run.
+      metrics: the lines of `metrics.jsonl`.
         reference: lines of a loss curve to lay under the run's; empty if there is none.
         scores: `scores.json`; None where nothing was scored.
         shown: items to look at.
@@ -63,6 +66,7 @@ class Material:
     making: Making
     config: dict[str, Any]
     parameters: int
+    step: int
     metrics: list[dict[str, Any]]
     reference: list[dict[str, Any]]
     scores: dict[str, Any] | None
@@ -74,8 +78,8 @@ class Material:
 
     @property
     def steps(self) -> int:
-        """The last step that was logged; 0 without any."""
-        return self.metrics[-1]["step"] if self.metrics else 0
+        """The last step that was logged, or that of the bundle."""
+        return self.metrics[-1]["step"] if self.metrics else self.step
 
     @property
     def images_per_second(self) -> float | None:
@@ -88,13 +92,17 @@ class Material:
         """Of training as it was measured, else what the logged rates come to."""
         if self.making.train_seconds is not None:
             return self.making.train_seconds
-        batch = self.config["train"]["global_batch"]
-        before, seconds = 0, 0.0
-        for line in self.metrics:
-            if _has_rate(line):
-                seconds += (line["step"] - before) * batch / line["images_per_second"]
-            before = line["step"]
-        return seconds or None
+        return seconds_of(self.metrics, self.config["train"]["global_batch"]) or None
+
+
+def seconds_of(lines: Sequence[dict[str, Any]], batch: int) -> float:
+    """What the logged rates of metrics lines come to, without compiling and sample grids."""
+    before, seconds = 0, 0.0
+    for line in lines:
+        if _has_rate(line):
+            seconds += (line["step"] - before) * batch / line["images_per_second"]
+        before = line["step"]
+    return seconds
 
 
 def gather(
@@ -103,7 +111,7 @@ def gather(
     """Reads what there is.
 
     Args:
-        run: a run directory.
+        run: a run directory, a bundle or the name of one; a bundle has neither curves nor grids.
         scores: what `unialign evaluate scenes` wrote; None shows curves and sample grids alone.
         making: how the run was made.
         reference: a JSON list of metrics lines; None is the one that is kept for the config.
@@ -111,26 +119,34 @@ def gather(
     Raises:
         UserError: no run, no scores, or files that cannot be read.
     """
-    making = making or Making()
-    directory = RunDirectory(run)
-    config = directory.load_config()
+    run = find_model(run)
+    directory, step = RunDirectory(run), 0
+    if is_bundle(run):
+        description = read_description(run)
+        config, step = description["config"], description["made_from"]["step"]
+        making = making or Making(description["made_from"]["config"] or "")
+        metrics, folders = [], []
+    else:
+        config = directory.load_config()
+        if not directory.metrics.is_file():
+            raise UserError(f"{directory.metrics} is missing: has the run logged a step yet?")
+        making = making or Making()
+        metrics, folders = read_metrics(directory.metrics), [run, run.parent]
     model = build_model(config, None)
-    if not directory.metrics.is_file():
-        raise UserError(f"{directory.metrics} is missing: has the run logged a step yet?")
-    reference = reference or kept_reference(making.config)
-    folders = [run, run.parent] if scores is None else [scores, run, run.parent]
+    reference = reference or (kept_reference(making.config) if metrics else None)
     return Material(
         making=making,
         config=config,
         parameters=sum(
             count_parameters(part.abstract) for part in (model.transformer, model.text_encoder)
         ),
-        metrics=read_metrics(directory.metrics),
+        step=step,
+        metrics=metrics,
         reference=read_reference(reference) if reference else [],
         scores=_read_scores(scores / SCORES_FILE) if scores else None,
         shown=load_shown(scores) if scores else [],
         lines=_read_lines(scores / ITEMS_FILE) if scores else {},
-        over_time=_over_time(folders),
+        over_time=_over_time([*([scores] if scores else []), *folders]),
         grids=_grids(directory.samples),
         versions=versions(),
     )

@@ -14,7 +14,8 @@ from unialign_jax.diffusion import flow
 from unialign_jax.errors import UserError, bullets
 from unialign_jax.models import functional
 from unialign_jax.models.functional import Functional, Params
-from unialign_jax.models.mmdit import MMDiT, MMDiTConfig
+from unialign_jax.models.mmdit import MMDiT
+from unialign_jax.models.mmdit_config import MMDiTConfig
 from unialign_jax.models.t5 import T5Config, T5Encoder
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class SampleConfig:
       shift: shift of the sampling noise levels.
       table: one of `flow.TABLES`; "double_shifted" is the reference's.
       text_steps: steps of a caption or answer.
+      text_temperature: of their draws; 1 is the reference, 0 takes the most probable token.
       negative: text to be guided away from; "" is the null text that training drops prompts to.
       prompts: prompts of the sample grids during training; empty takes records of the data set.
     """
@@ -48,12 +50,15 @@ class SampleConfig:
     shift: float = 3.0
     table: str = "double_shifted"
     text_steps: int = 64
+    text_temperature: float = 1.0
     negative: str = ""
     prompts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.text_steps < 1:
             raise ValueError("steps and text_steps must be at least 1")
+        if not 0 <= self.text_temperature < float("inf"):
+            raise ValueError(f"text_temperature is {self.text_temperature}: a number from 0")
         if self.table not in flow.TABLES:
             raise ValueError(f"table is {self.table!r}; one of {', '.join(flow.TABLES)}")
 

@@ -129,6 +129,7 @@ class Programs:
             uniform,
             steps=steps,
             mask_id=self._model.tokenizer.mask_id,
+            temperature=self._model.sample.text_temperature,
         )
         return _gathered(tokens, mesh)
 

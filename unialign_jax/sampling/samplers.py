@@ -127,6 +127,7 @@ def sample_text(
     steps: int,
     mask_id: int,
     cache: bool = True,
+    temperature: float = 1.0,
 ) -> tuple[Int[Array, "B L"], TextTrace]:
     """Fills in the masked tokens of a text about an image.
 
@@ -144,6 +145,8 @@ def sample_text(
       cache: reuses the prediction while no token of the batch has changed, which is exact, as time
         does not enter the network; the reference's `ddpm_cache`. Without it the schedule's
         (1 - eps) factor stays, as in the reference's `ddpm`; both draw the same tokens.
+      temperature: divides the logits of every draw; 0 takes the most probable token. Which
+        positions are filled when stays random.
 
     Returns:
       int32 [B, L] and the trace.
@@ -156,7 +159,7 @@ def sample_text(
     def predict(tokens: Any) -> Any:
         branch = Branch(encode_text(tokens), zeros, latents)
         logits = transformer(branch, Heads(logits=True)).logits
-        return masked.substitute(logits, tokens, mask_id)
+        return masked.temper(masked.substitute(logits, tokens, mask_id), temperature)
 
     def body(carry: Any, step: Any) -> tuple[Any, Any]:
         tokens, log_probs, valid = carry

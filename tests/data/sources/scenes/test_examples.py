@@ -21,7 +21,7 @@ from unialign_jax.data.sources.scenes.examples import (
     target_image,
     to_record,
 )
-from unialign_jax.data.sources.scenes.language import parse_caption, place_name, refer
+from unialign_jax.data.sources.scenes.language import parse_caption, place_name, point_at, refer
 from unialign_jax.data.sources.scenes.world import LEVELS, Scene, same, scene_is_held_out
 from unialign_jax.data.tasks import TRAINING_TASKS, Task
 from unialign_jax.data.tokenizer import word_tokenizer
@@ -81,7 +81,7 @@ def test_an_edit_changes_one_thing_or_the_background_and_nothing_else(level, ind
         }
         name = {"recolour": "colour", "replace": "shape", "resize": "size", "move": "place"}
         assert changed == {name[example.kind]}
-        assert refer(source.things, source.things.index(old)) in example.instruction
+        assert point_at(level, old) in example.instruction
         value = getattr(new, name[example.kind])
         value = place_name(level, value) if example.kind == "move" else value
         assert example.instruction.endswith(value)
@@ -193,8 +193,7 @@ def test_a_segmentation_is_of_the_thing_that_was_named() -> None:
     made = [make_example(level, Task.PERCEIVE, i, seed=0, held_out=False) for i in range(60)]
     for example in (e for e in made if e.kind == "segment"):
         assert example.subject is not None
-        index = example.truth.things.index(example.subject)
-        assert refer(example.truth.things, index) in example.instruction
+        assert point_at(LEVELS["demo"], example.subject) in example.instruction
         alone = dataclasses.replace(example.truth, things=(example.subject,))
         assert np.array_equal(target_image(example, 16), drawing.segmentation(alone, 0, 16))
 

@@ -12,7 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unialign_jax.data.sources.scenes import drawing
-from unialign_jax.data.sources.scenes.language import captions, parse_caption, refer, shortest
+from unialign_jax.data.sources.scenes.language import (
+    captions,
+    parse_caption,
+    place_name,
+    point_at,
+    refer,
+)
 from unialign_jax.data.sources.scenes.random_scenes import LEAST_VISIBLE, draw_scene
 from unialign_jax.data.sources.scenes.world import (
     LEVELS,
@@ -128,12 +134,22 @@ def test_the_order_of_things_in_a_caption_does_not_matter() -> None:
 @given(levels, seeds)
 def test_names_single_a_thing_out(level, seed) -> None:
     scene = draw_scene(level, np.random.default_rng(seed), held_out=False, count=level.most_things)
-    for name in (refer, shortest):
-        names = [name(scene.things, index) for index in range(len(scene.things))]
-        assert len(set(names)) == len(names)
-        for thing, words in zip(scene.things, names, strict=True):
-            matching = [t for t in scene.things if set(words.split()[1:]) <= set(t.kind)]
-            assert matching == [thing]
+    names = [refer(scene.things, index) for index in range(len(scene.things))]
+    assert len(set(names)) == len(names)
+    for thing, words in zip(scene.things, names, strict=True):
+        matching = [t for t in scene.things if set(words.split()[1:]) <= set(t.kind)]
+        assert matching == [thing]
+
+
+@settings(deadline=None, max_examples=30)
+@given(levels, seeds)
+def test_pointing_at_a_thing_says_its_colour_shape_and_place(level, seed) -> None:
+    scene = draw_scene(level, np.random.default_rng(seed), held_out=False)
+    for thing in scene.things:
+        words = f"{thing.colour} {thing.shape} {place_name(level, thing.place)}"
+        assert point_at(level, thing) == f"the {words}"
+        # Every wording of the caption says it in the same order.
+        assert all(words in caption for caption in captions(scene))
 
 
 def test_scenes_differ_by_anything_but_shifts_and_order() -> None:

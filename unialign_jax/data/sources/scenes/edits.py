@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from unialign_jax.data.sources.scenes.language import place_name, refer
+from unialign_jax.data.sources.scenes.language import place_name, point_at
 from unialign_jax.data.sources.scenes.world import LEVELS, Level, Scene, Thing
 
 
@@ -62,7 +62,7 @@ def _attribute(kind: str, name: str, words: str, forms: tuple[str, ...]) -> _Dra
     def draw(level: Level, scene: Scene, index: int, rng: np.random.Generator) -> Edit | None:
         thing = scene.things[index]
         word = _another(rng, getattr(level, words), getattr(thing, name))
-        text = _choice(rng, forms).format(refer(scene.things, index), word)
+        text = _choice(rng, forms).format(point_at(level, thing), word)
         return _changed(kind, scene, index, text, dataclasses.replace(thing, **{name: word}))
 
     return draw
@@ -70,8 +70,8 @@ def _attribute(kind: str, name: str, words: str, forms: tuple[str, ...]) -> _Dra
 
 def _move(level: Level, scene: Scene, index: int, rng: np.random.Generator) -> Edit | None:
     place = _free_place(level, scene, rng)
-    form = _choice(rng, ("move {} {}", "put {} {}"))
-    text = form.format(refer(scene.things, index), place_name(level, place))
+    form = _choice(rng, ("move {} to {}", "put {} to {}"))
+    text = form.format(point_at(level, scene.things[index]), place_name(level, place))
     moved = dataclasses.replace(scene.things[index], place=place, shift=(0.0, 0.0))
     return _changed("move", scene, index, text, moved)
 
@@ -92,7 +92,7 @@ def _add(level: Level, scene: Scene, index: int, rng: np.random.Generator) -> Ed
 def _remove(level: Level, scene: Scene, index: int, rng: np.random.Generator) -> Edit | None:
     if len(scene.things) < 2:
         return None
-    text = _choice(rng, ("remove {}", "erase {}")).format(refer(scene.things, index))
+    text = _choice(rng, ("remove {}", "erase {}")).format(point_at(level, scene.things[index]))
     return _changed("remove", scene, index, text, None)
 
 

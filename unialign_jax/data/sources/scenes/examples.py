@@ -12,7 +12,7 @@ from PIL import Image
 
 from unialign_jax.data import images
 from unialign_jax.data.sources.scenes import drawing, edits, questions
-from unialign_jax.data.sources.scenes.language import captions, place_name, refer, shortest
+from unialign_jax.data.sources.scenes.language import captions, place_name, point_at, refer
 from unialign_jax.data.sources.scenes.random_scenes import MOST_TRIES, draw_scene, is_clear
 from unialign_jax.data.sources.scenes.world import (
     Level,
@@ -91,7 +91,7 @@ def make_example(
         return _compose(level, rng, name, held_out, references)
     scene = draw_scene(level, rng, held_out=held_out)
     if task is Task.PERCEIVE:
-        return _perceive(rng, name, scene)
+        return _perceive(level, rng, name, scene)
     if task is Task.ANSWER:
         kind = tuple(questions.KINDS)[index % len(questions.KINDS)]
         question, answer = questions.draw_question(level, scene, kind, rng)
@@ -122,7 +122,7 @@ def _edit(level: Level, rng: np.random.Generator, name: str, held_out: bool) -> 
     raise RuntimeError(f"no edit of kind {kind} found at level {level.name}")
 
 
-def _perceive(rng: np.random.Generator, name: str, scene: Scene) -> Example:
+def _perceive(level: Level, rng: np.random.Generator, name: str, scene: Scene) -> Example:
     kind = MAP_KINDS[rng.integers(len(MAP_KINDS))]
     form = _MAP_WORDS[kind][rng.integers(len(_MAP_WORDS[kind]))]
     index = int(rng.integers(len(scene.things)))
@@ -132,7 +132,7 @@ def _perceive(rng: np.random.Generator, name: str, scene: Scene) -> Example:
         kind,
         scene,
         (scene,),
-        form.format(refer(scene.things, index)),
+        form.format(point_at(level, scene.things[index])),
         captions(scene),
         subject=scene.things[index] if kind == "segment" else None,
     )
@@ -143,20 +143,20 @@ def _compose(
 ) -> Example:
     count = references or 1 + int(rng.integers(level.most_references))
     truth = draw_scene(level, rng, held_out=held_out, count=count)
-    # References and words come each in an order of their own: what they show tells them apart.
-    told, shown = rng.permutation(count), rng.permutation(count)
+    # References come in the order in which they are named, which is that of reading.
+    told = sorted(range(count), key=lambda i: truth.things[i].place)
+    verb = ("put", "place")[rng.integers(2)]
     parts = [
-        f"{shortest(truth.things, i)} {place_name(level, truth.things[i].place)}" for i in told
+        f"{verb} {refer(truth.things, i)} {place_name(level, truth.things[i].place)}" for i in told
     ]
-    form = ("put {} on {}", "place {} on {}")[rng.integers(2)]
-    sources = tuple(_portrait(level, rng, truth.things[i], held_out) for i in shown)
+    sources = tuple(_portrait(level, rng, truth.things[i], held_out) for i in told)
     return Example(
         name,
         Task.COMPOSE,
         f"{count} reference{'s' if count > 1 else ''}",
         truth,
         sources,
-        form.format(" and ".join(parts), truth.background),
+        f"{' and '.join(parts)} on {truth.background}",
         captions(truth),
     )
 

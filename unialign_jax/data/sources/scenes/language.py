@@ -125,8 +125,6 @@ def refer(things: Sequence[Thing], index: int) -> str:
     return f"the {colour} {shape}" if len(alike) == 1 else f"the {size} {colour} {shape}"
 
 
-def shortest(things: Sequence[Thing], index: int) -> str:
-    """As `refer`, but only "the circle" where the shape alone singles it out."""
-    shape = things[index].shape
-    alone = sum(thing.shape == shape for thing in things) == 1
-    return f"the {shape}" if alone else refer(things, index)
+def point_at(level: Level, thing: Thing) -> str:
+    """Colour, shape and place ("the red circle top left"), in the order that captions have."""
+    return f"the {thing.colour} {thing.shape} {place_name(level, thing.place)}"
