@@ -106,7 +106,7 @@ def get_config(variant: str = "demo") -> ConfigDict:
             **network,
             "objective": {
                 "image_weight": 1.0,
-                "text_weight": 0.4,
+                "text_weight": 0.25,
                 "contrastive_weight": 0.05,
                 "align_weight": 0.1,
                 "align_depth": v.layers // 2,
@@ -118,8 +118,8 @@ def get_config(variant: str = "demo") -> ConfigDict:
                 # picture is; through less noise, one of so few pixels can be seen.
                 "timestep_shift": SHIFT,
                 "text_weighting": "inverse_time",
-                # Captions are learnt in the steps on `generate`; the others are faster without.
-                "text_tasks": ("generate",),
+                # Captions are learnt in the steps on these; the others are faster without.
+                "text_tasks": ("generate", "compose"),
                 "text_over_pads": True,
                 "text_dropout": 0.05,
                 "condition_dropout": 0.0,
@@ -137,9 +137,9 @@ def get_config(variant: str = "demo") -> ConfigDict:
                 "first_mixture": {"generate": 1.0},
                 "first_steps": v.first_steps,
                 "mixture": {
-                    "generate": 3.5,
-                    "edit": 2.0,
-                    "perceive": 0.75,
+                    "generate": 4.25,
+                    "edit": 1.75,
+                    "perceive": 0.5,
                     "compose": 1.5,
                     "answer": 3.0,
                 },

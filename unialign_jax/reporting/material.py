@@ -92,6 +92,8 @@ class Material:
         """Of training as it was measured, else what the logged rates come to."""
         if self.making.train_seconds is not None:
             return self.making.train_seconds
+        if not self.metrics:
+            return None
         return seconds_of(self.metrics, self.config["train"]["global_batch"]) or None
 
 
