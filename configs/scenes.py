@@ -6,7 +6,7 @@ r"""All six tasks learnt on drawn scenes, whose truth is known exactly.
     unialign evaluate scenes --model runs/scenes
 
 `scenes:demo` is what `unialign demo` trains: 16 pixels, minutes on two CPU cores. `scenes:full` is
-the richer level at 32 pixels, an hour or two on a CPU. `scenes:gpu` is that level at 64 pixels with
+the richer level at 32 pixels, longer on a CPU. `scenes:gpu` is that level at 64 pixels with
 a larger network in bfloat16, for one GPU. Images are diffused as pixels and the small T5 encoder is
 trained with the network.
 """
