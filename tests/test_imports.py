@@ -23,6 +23,7 @@ FLOORS = {
     "parallel": 2,
     "diffusion": 2,
     "models": 3,
+    "objective_config": 3,
     "objective": 4,
     "bundle": 4,
     "data": 5,

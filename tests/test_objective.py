@@ -30,7 +30,7 @@ from tests.models.stand_in import (
 )
 from unialign_jax import objective
 from unialign_jax.diffusion import flow
-from unialign_jax.objective import ObjectiveConfig
+from unialign_jax.objective_config import ObjectiveConfig
 
 QUICK = settings(max_examples=10, deadline=None, derandomize=True)
 

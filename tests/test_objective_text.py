@@ -12,7 +12,7 @@ import pytest
 
 from tests.models.stand_in import END, MASK, TOKENS, B, L, StandIn, V, loss, make_batch, normal
 from unialign_jax import objective
-from unialign_jax.objective import ObjectiveConfig
+from unialign_jax.objective_config import TEXT_WEIGHTINGS, ObjectiveConfig
 
 EQUAL = jnp.zeros((B, L, V))
 # A caption of three words, its end, and padding.
@@ -59,7 +59,7 @@ def test_expected_loss_of_equal_logits_does_not_depend_on_the_time() -> None:
     np.testing.assert_allclose(parts.mean(axis=1)[10:], math.log(V - 1), rtol=5e-3)
 
 
-@pytest.mark.parametrize("weighting", objective.TEXT_WEIGHTINGS)
+@pytest.mark.parametrize("weighting", TEXT_WEIGHTINGS)
 def test_text_without_a_masked_token_costs_nothing(weighting: str) -> None:
     ids = make_batch().caption_ids
     value, parts = text_loss(
@@ -82,7 +82,7 @@ def test_padding_after_the_first_end_token_can_be_left_out() -> None:
     pads = (np.arange(L) >= ENDED)[None, :, None]
     logits = normal(1, B, L, V)
     garbled = jnp.where(pads, 9 * normal(2, B, L, V), logits)
-    for weighting in objective.TEXT_WEIGHTINGS:
+    for weighting in TEXT_WEIGHTINGS:
         alone, parts = text_loss(
             logits[:, :ENDED],
             PADDED[:, :ENDED],
@@ -108,7 +108,7 @@ def test_labels_restrict_the_terms_and_not_the_denominator() -> None:
     np.testing.assert_array_equal(labelled[:, 4:], parts[:, 4:])
 
 
-@pytest.mark.parametrize("weighting", objective.TEXT_WEIGHTINGS)
+@pytest.mark.parametrize("weighting", TEXT_WEIGHTINGS)
 def test_record_without_a_caption_is_as_if_it_were_not_there(weighting: str) -> None:
     ids, logits = make_batch().caption_ids, normal(1, B, L, V)
     seen, kept = corrupted(ids), np.array([0, 1, 3])
@@ -136,7 +136,7 @@ def test_missing_caption_takes_the_record_out_of_every_term_of_the_text_branch_o
         assert float(reports[0][term]) != pytest.approx(float(all_there.terms[term]), rel=1e-3)
 
 
-@pytest.mark.parametrize("weighting", objective.TEXT_WEIGHTINGS)
+@pytest.mark.parametrize("weighting", TEXT_WEIGHTINGS)
 def test_batch_without_any_caption_has_zero_text_terms_and_no_nan(weighting: str) -> None:
     batch = make_batch(caption_weight=jnp.zeros(B))
 

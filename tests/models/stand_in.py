@@ -10,7 +10,8 @@ import numpy as np
 
 from unialign_jax import objective
 from unialign_jax.models.mmdit import Output
-from unialign_jax.objective import Batch, ObjectiveConfig, TextTokens
+from unialign_jax.objective import Batch, TextTokens
+from unialign_jax.objective_config import ObjectiveConfig
 
 B, L, V, SIDE, WIDTH = 4, 6, 9, 4, 8
 MASK, END = 8, 1

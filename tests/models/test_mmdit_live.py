@@ -22,7 +22,8 @@ from unialign_jax.convert.names import (
 )
 from unialign_jax.models.functional import build
 from unialign_jax.models.mmdit import Branch, Heads, MMDiT
-from unialign_jax.objective import Batch, Draws, ObjectiveConfig, TextTokens, dual_stream_loss
+from unialign_jax.objective import Batch, Draws, TextTokens, dual_stream_loss
+from unialign_jax.objective_config import ObjectiveConfig
 
 torch = pytest.importorskip("torch")
 

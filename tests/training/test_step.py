@@ -14,7 +14,8 @@ from flax import nnx
 
 from unialign_jax.models.functional import build
 from unialign_jax.models.mmdit import Output
-from unialign_jax.objective import TERMS, Batch, Draws, ObjectiveConfig, TextTokens
+from unialign_jax.objective import TERMS, Batch, Draws, TextTokens
+from unialign_jax.objective_config import ObjectiveConfig
 from unialign_jax.training import step as steps
 from unialign_jax.training.state import TrainState, create
 

@@ -15,12 +15,12 @@ from unialign_jax.models.mmdit import ALL_HEADS, Branch, Heads
 from unialign_jax.objective import (
     Batch,
     Draws,
-    ObjectiveConfig,
     TextTokens,
     corrupt_text,
     dual_stream_loss,
     text_loss,
 )
+from unialign_jax.objective_config import ObjectiveConfig
 from unialign_jax.parity.golden import GoldenDirectory, GoldenFile, Row, compare
 from unialign_jax.parity.text_encoder import StandInTextEncoder
 from unialign_jax.parity.transformer import Network, nchw, nhwc

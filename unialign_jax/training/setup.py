@@ -15,7 +15,8 @@ from unialign_jax.data.features import FeatureCache
 from unialign_jax.data.pipeline import DataConfig
 from unialign_jax.data.prepared import DATASET_FILE, Prepared
 from unialign_jax.errors import UserError
-from unialign_jax.objective import ObjectiveConfig, TextTokens
+from unialign_jax.objective import TextTokens
+from unialign_jax.objective_config import ObjectiveConfig
 from unialign_jax.parallel import rules
 from unialign_jax.parallel.mesh import MeshConfig, make_mesh
 from unialign_jax.sampling.model import PIXEL_CHANNELS, Model, build_model

@@ -20,7 +20,7 @@ import numpy as np
 from unialign_jax.data.tasks import TRAINING_TASKS, Task
 from unialign_jax.models import functional
 from unialign_jax.models.mmdit import Branch, Heads, MMDiT
-from unialign_jax.objective import IMAGE_TASKS
+from unialign_jax.objective_config import IMAGE_TASKS
 from unialign_jax.sampling.model import Model, build_model
 
 # Losses, optimiser, moving average and random numbers beside the blocks. Measured in CPU seconds on

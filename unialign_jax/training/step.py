@@ -14,11 +14,11 @@ from unialign_jax.models import pixels
 from unialign_jax.models.functional import Functional
 from unialign_jax.objective import (
     Batch,
-    ObjectiveConfig,
     TextTokens,
     dual_stream_loss,
     sample_draws,
 )
+from unialign_jax.objective_config import ObjectiveConfig
 from unialign_jax.training.state import TrainState, trainable
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
