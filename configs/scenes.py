@@ -39,7 +39,8 @@ class Variant:
       level: of the scenes.
       records: what `prepare scenes` is to write, over all tasks.
       vocabulary: words of the level with the special tokens.
-      references: of compositions, at most.
+      first_steps: on `generate` alone.
+      perceive: share of maps in the mixture; those of richer scenes take longer.
     """
 
     level: str
@@ -52,13 +53,14 @@ class Variant:
     steps: int
     first_steps: int
     batch: int
+    perceive: float = 0.5
     dtype: str = "float32"
 
 
 VARIANTS = {
-    "demo": Variant("demo", 16, 30_000, 78, 18, 128, 4, 2200, 330, 32),
-    "full": Variant("full", 32, 120_000, 82, 26, 128, 6, 6000, 800, 32),
-    "gpu": Variant("full", 64, 400_000, 82, 26, 384, 12, 30_000, 2000, 256, "bfloat16"),
+    "demo": Variant("demo", 16, 30_000, 78, 18, 128, 4, 2100, 330, 32),
+    "full": Variant("full", 32, 120_000, 82, 26, 128, 6, 5000, 700, 32, 1.0),
+    "gpu": Variant("full", 64, 400_000, 82, 26, 384, 12, 30_000, 2000, 256, 1.0, "bfloat16"),
 }
 
 
@@ -106,7 +108,9 @@ def get_config(variant: str = "demo") -> ConfigDict:
             **network,
             "objective": {
                 "image_weight": 1.0,
-                "text_weight": 0.25,
+                "text_weight": 0.32,
+                "answer_scale": 6.0,
+                "answer_least_time": 0.5,
                 "contrastive_weight": 0.05,
                 "align_weight": 0.1,
                 "align_depth": v.layers // 2,
@@ -139,9 +143,9 @@ def get_config(variant: str = "demo") -> ConfigDict:
                 "mixture": {
                     "generate": 4.25,
                     "edit": 1.75,
-                    "perceive": 0.5,
-                    "compose": 1.5,
-                    "answer": 3.0,
+                    "perceive": v.perceive,
+                    "compose": 1.75,
+                    "answer": 2.75,
                 },
                 "features": "scenes",
                 "workers": 0,

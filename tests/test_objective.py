@@ -39,6 +39,7 @@ def test_parity_preset_has_the_reference_s_values() -> None:
     expected = {
         "image_weight": 1.0,
         "text_weight": 0.2,
+        "answer_scale": 1.0,
         "contrastive_weight": 0.05,
         "align_weight": 0.1,
         "align_depth": 8,
@@ -50,6 +51,7 @@ def test_parity_preset_has_the_reference_s_values() -> None:
         "text_weighting": "inverse_time",
         "text_over_pads": True,
         "text_tasks": ("generate", "edit", "perceive", "compose"),
+        "answer_least_time": 1e-3,
         "text_dropout": 0.1,
         "condition_dropout": 0.0,
         "contrastive_group": 4,

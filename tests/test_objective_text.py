@@ -108,6 +108,33 @@ def test_labels_restrict_the_terms_and_not_the_denominator() -> None:
     np.testing.assert_array_equal(labelled[:, 4:], parts[:, 4:])
 
 
+def test_answer_scale_multiplies_the_total_of_answers_and_of_nothing_else() -> None:
+    labels = jnp.broadcast_to(jnp.arange(L) >= 4, (B, L))
+    answers = [
+        loss(make_batch(label_mask=labels), task="answer", answer_scale=scale)[0]
+        for scale in (1.0, 3.0)
+    ]
+    assert answers[1] == pytest.approx(3 * answers[0], rel=1e-6)
+    assert loss(answer_scale=3.0)[0] == loss()[0]
+
+
+def test_answers_can_be_masked_at_late_times_only() -> None:
+    ids, draws = make_batch().caption_ids, (jnp.arange(B) + 0.5) / B
+    labels = jnp.broadcast_to(jnp.arange(L) >= 4, (B, L))
+    late = ObjectiveConfig(answer_least_time=0.6)
+    seen = objective.corrupt_text(ids, draws, jnp.zeros((B, L)), late, MASK, labels)
+    strata = np.mod((np.arange(B) + 0.5) / B / B + np.arange(B) / B, 1)
+    np.testing.assert_allclose(seen["t"], 0.6 + 0.4 * strata, rtol=1e-6)
+    captions = objective.corrupt_text(ids, draws, jnp.zeros((B, L)), late, MASK)
+    assert captions["t"].min() < 0.6
+    last = ObjectiveConfig(answer_least_time=1.0)
+    seen = objective.corrupt_text(ids, draws, jnp.full((B, L), 0.99), last, MASK, labels)
+    np.testing.assert_array_equal(seen["xt"] == MASK, labels)
+    for time in (0.0, 1.1):
+        with pytest.raises(ValueError, match=r"answer_least_time is .*from 0\.001 to 1"):
+            ObjectiveConfig(answer_least_time=time)
+
+
 @pytest.mark.parametrize("weighting", TEXT_WEIGHTINGS)
 def test_record_without_a_caption_is_as_if_it_were_not_there(weighting: str) -> None:
     ids, logits = make_batch().caption_ids, normal(1, B, L, V)

@@ -139,7 +139,8 @@ def corrupt_text(
     label_mask: Bool[Array, "B L"] | None = None,
 ) -> dict[str, Any]:
     """Masks a text at a stratified random time: `t`, `sigma`, `dsigma`, `move_chance`, `xt`."""
-    t = masked.antithetic_times(eps_t, config.stratify_group)
+    least = masked.EPS if label_mask is None else config.answer_least_time
+    t = masked.antithetic_times(eps_t, config.stratify_group, least)
     sigma = masked.total_noise(t)
     chance = masked.mask_chance(sigma)[:, None]
     return {
@@ -299,7 +300,7 @@ def dual_stream_loss(
             weight=batch.caption_weight,
         )
     terms = {name: terms[name] for name in TERMS if name in terms}
-    return _total(terms, config, step), Report(terms, seen)
+    return _total(terms, config, task, step), Report(terms, seen)
 
 
 def _encode_together(encode_text: EncodeText, texts: dict[str, Any]) -> dict[str, Any]:
@@ -380,13 +381,15 @@ def _align_image(image: Output, batch: Batch, config: ObjectiveConfig) -> Float[
     return alignment.cosine_loss(predicted, resized.reshape(predicted.shape))
 
 
-def _total(terms: dict[str, Any], config: ObjectiveConfig, step: Any) -> Float[Array, ""]:
+def _total(
+    terms: dict[str, Any], config: ObjectiveConfig, task: str, step: Any
+) -> Float[Array, ""]:
     align = jnp.float32(config.align_weight)
     if config.align_stop_step:
         align = jnp.where(step < config.align_stop_step, align, 0.0)
     weights = {
         "image": config.image_weight,
-        "text": config.text_weight,
+        "text": config.text_weight * (config.answer_scale if task == "answer" else 1.0),
         "contrastive": config.contrastive_weight,
         "align_image": align,
         "align_text": align,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from unialign_jax.diffusion import flow
+from unialign_jax.diffusion import flow, masked
 
 IMAGE_TASKS = ("generate", "edit", "perceive", "compose")
 TEXT_WEIGHTINGS = ("inverse_time", "flat")
@@ -20,6 +20,8 @@ class ObjectiveConfig:
     Attributes:
       image_weight: weight of the flow-matching term.
       text_weight: weight of the masked-text term.
+      answer_scale: multiplies that weight in steps on answers, where a word or two among all
+        positions of a text are to be learnt; 1 is the reference.
       contrastive_weight: weight of the cross-modal term.
       align_weight: weight of each intrinsic-modal term.
       align_depth: block, from 1, after which the adapters read the streams.
@@ -35,6 +37,8 @@ class ObjectiveConfig:
         terms that need both; the reference has it in all of them. Without it a step costs less.
       text_over_pads: whether padding after the first end token counts in the text term; the
         reference counts it, and learns by it where captions end.
+      answer_least_time: smallest text time of a step on answers. At the reference's, 0.001, half of
+        all one-word answers are seen by the network; at 1 none is.
       text_dropout: chance that the image branch sees the null text, for guidance.
       condition_dropout: chance that it sees empty (zero) condition images, for image guidance; the
         reference never drops them.
@@ -48,6 +52,7 @@ class ObjectiveConfig:
 
     image_weight: float = 1.0
     text_weight: float = 0.2
+    answer_scale: float = 1.0
     contrastive_weight: float = 0.05
     align_weight: float = 0.1
     align_depth: int = 8
@@ -59,6 +64,7 @@ class ObjectiveConfig:
     text_weighting: str = "inverse_time"
     text_tasks: tuple[str, ...] = IMAGE_TASKS
     text_over_pads: bool = True
+    answer_least_time: float = masked.EPS
     text_dropout: float = 0.1
     condition_dropout: float = 0.0
     contrastive_group: int = 0
@@ -79,6 +85,10 @@ class ObjectiveConfig:
                 raise ValueError(
                     f"objective.{field} is {getattr(self, field)!r}; one of {', '.join(allowed)}"
                 )
+        if not masked.EPS <= self.answer_least_time <= 1:
+            raise ValueError(
+                f"objective.answer_least_time is {self.answer_least_time}; from {masked.EPS} to 1"
+            )
         unknown = set(self.text_tasks) - set(IMAGE_TASKS)
         if unknown:
             raise ValueError(
