@@ -27,8 +27,6 @@ _spec.loader.exec_module(sizes)
 
 # Of the features that `unialign cache --teacher scenes` makes.
 TEACHER_WIDTH = 64
-# Of the noise levels, in training and sampling.
-SHIFT = 50.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +37,11 @@ class Variant:
       level: of the scenes.
       records: what `prepare scenes` is to write, over all tasks.
       vocabulary: words of the level with the special tokens.
+      patch: height and width of a patch; four patches on a side are fast, and see a place each.
+      shift: of the noise levels, in training and sampling. Where a thing lies exactly where its
+        words put it, half of all levels can be above 0.98: there only words and conditions say what
+        the picture is; through less noise, one of so few pixels can be seen. Where places have
+        jitter, what words leave open is decided at lower levels.
       first_steps: on `generate` alone.
       perceive: share of maps in the mixture; those of richer scenes take longer.
     """
@@ -48,6 +51,8 @@ class Variant:
     records: int
     vocabulary: int
     text_length: int
+    patch: int
+    shift: float
     width: int
     layers: int
     steps: int
@@ -58,9 +63,11 @@ class Variant:
 
 
 VARIANTS = {
-    "demo": Variant("demo", 16, 30_000, 78, 18, 128, 4, 2100, 330, 32),
-    "full": Variant("full", 32, 120_000, 82, 26, 128, 6, 5000, 700, 32, 1.0),
-    "gpu": Variant("full", 64, 400_000, 82, 26, 384, 12, 30_000, 2000, 256, 1.0, "bfloat16"),
+    "demo": Variant("demo", 16, 30_000, 78, 18, 4, 50.0, 128, 4, 2100, 330, 32),
+    "full": Variant("full", 32, 120_000, 82, 26, 8, 12.0, 128, 4, 12_000, 1500, 32, 1.0),
+    "gpu": Variant(
+        "full", 64, 400_000, 82, 26, 8, 12.0, 384, 12, 30_000, 2000, 256, 1.0, "bfloat16"
+    ),
 }
 
 
@@ -76,7 +83,7 @@ def get_config(variant: str = "demo") -> ConfigDict:
     v = VARIANTS[variant]
     network = sizes.small(
         pixels=v.pixels,
-        patch=4,
+        patch=v.patch,
         width=v.width,
         layers=v.layers,
         vocabulary=v.vocabulary,
@@ -98,7 +105,7 @@ def get_config(variant: str = "demo") -> ConfigDict:
         rotary_slowest=0.4,
         rotary_bias=2.0,
         adapter_out=TEACHER_WIDTH,
-        unroll=variant == "demo",
+        unroll=variant != "gpu",
         dtype=v.dtype,
         remat="none",
     )
@@ -118,9 +125,7 @@ def get_config(variant: str = "demo") -> ConfigDict:
                 "image_alignment": "pooled",
                 "image_weighting": "x0",
                 "timestep_density": "logit_normal",
-                # Half of all levels are above 0.98: there only words and conditions say what the
-                # picture is; through less noise, one of so few pixels can be seen.
-                "timestep_shift": SHIFT,
+                "timestep_shift": v.shift,
                 "text_weighting": "inverse_time",
                 # Captions are learnt in the steps on these; the others are faster without.
                 "text_tasks": ("generate", "compose"),
@@ -180,7 +185,7 @@ def get_config(variant: str = "demo") -> ConfigDict:
             "sample": {
                 "steps": 12,
                 "guidance": 1.0,
-                "shift": SHIFT,
+                "shift": v.shift,
                 "table": "plain",
                 # Several per token, so that few are filled at once: they would not know each other.
                 "text_steps": 3 * v.text_length,

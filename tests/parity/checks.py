@@ -15,7 +15,15 @@ import jax
 import jax.numpy as jnp
 
 from unialign_jax import objective
-from unialign_jax.parity import losses, optimiser, samplers, schedules, transformer
+from unialign_jax.parity import (
+    autoencoder,
+    losses,
+    optimiser,
+    samplers,
+    schedules,
+    t5,
+    transformer,
+)
 from unialign_jax.parity.golden import LOOSE, GoldenDirectory, Row
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
@@ -120,6 +128,18 @@ def tables() -> list[Row]:
     return goldens.rows
 
 
+def component(module: Any, folder: str) -> Check:
+    """A comparison of one component, given the module that makes it."""
+
+    def check() -> list[Row]:
+        whole = GoldenDirectory(GOLDENS)
+        goldens = cut_down(*whole.files(f"components/{folder}/"), module.RESULTS)
+        module.verify(goldens)
+        return goldens.rows
+
+    return check
+
+
 def optimiser_steps() -> list[Row]:
     """The three optimiser steps of the reference, on one compiled gradient for all mistakes."""
     gradient, step = _gradient(), _training_step()
@@ -175,6 +195,8 @@ CHECKS: dict[str, Check] = {
     "text_run_left_masked": lambda: sampling("text_ddpm_cache_left_masked_steps20"),
     "tables": tables,
     "optimiser": optimiser_steps,
+    "t5": component(t5, "t5_encoder"),
+    "autoencoder": component(autoencoder, "vae"),
 }
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from tests.parity import (
     checks,
+    component_mistakes,
     loss_mistakes,
     network_mistakes,
     optimiser_mistakes,
@@ -31,6 +32,7 @@ ROOMS = (
     loss_mistakes,
     sampler_mistakes,
     optimiser_mistakes,
+    component_mistakes,
 )
 
 

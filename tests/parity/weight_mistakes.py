@@ -53,7 +53,7 @@ def square_kernels_are_not_transposed(patch: Patch) -> None:
         square = lambda a: a[0] if a[0].shape[0] == a[0].shape[1] else a[0].T
         yield from (dataclasses.replace(kernel, to_ours=square), bias)
 
-    around(patch, names, "_linear", entries)
+    around(patch, names, "linear", entries)
 
 
 @mistake("network", "trace_block0_norm1_gate_msa")

@@ -1,50 +1,25 @@
-"""The reference's parameter names and ours: one table, both directions.
+"""The transformer's parameter names: the reference's and ours.
 
-The reference stores linear layers as (out, in) and convolutions as (out, in, rows, columns); we
-store (in, out). A block's q, k and v are one kernel here, (D, 3, heads, head dim), and all blocks
-are stacked on a leading layer axis.
+A block's q, k and v are one kernel here, (D, 3, heads, head dim), its modulation is (D, chunks, D),
+and all blocks are stacked on a leading layer axis.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from unialign_jax.convert import tables
+from unialign_jax.convert.tables import Entry, Tree, at_layer, linear, same
 from unialign_jax.errors import UserError
-from unialign_jax.models import layers
+from unialign_jax.models import functional, layers
+from unialign_jax.models.mmdit import MMDiT
 from unialign_jax.models.mmdit_config import MMDiTConfig
 
-Tree = dict[str, Any]
 POSITION_BUFFER = "pos_embed.pos_embed"
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """One array of ours and the reference's arrays that it is made of.
-
-    Attributes:
-      path: our path, with "/" between keys.
-      names: the reference's names; q, k and v become one array of ours.
-      to_ours: from the list of the reference's arrays to ours.
-      to_theirs: the inverse.
-    """
-
-    path: str
-    names: tuple[str, ...]
-    to_ours: Callable[[list[np.ndarray]], np.ndarray]
-    to_theirs: Callable[[np.ndarray], list[np.ndarray]]
-
-
-def _same(path: str, name: str) -> Entry:
-    return Entry(path, (name,), lambda a: a[0], lambda x: [x])
-
-
-def _linear(path: str, name: str) -> Iterator[Entry]:
-    yield Entry(f"{path}/kernel", (f"{name}.weight",), lambda a: a[0].T, lambda x: [x.T])
-    yield _same(f"{path}/bias", f"{name}.bias")
+WHAT = "transformer"
 
 
 def _chunked(path: str, name: str, chunks: int) -> Iterator[Entry]:
@@ -86,29 +61,29 @@ def _patch(patch: int) -> Iterator[Entry]:
         lambda a: a[0].transpose(2, 3, 1, 0).reshape(-1, a[0].shape[0]),
         lambda x: [x.reshape(patch, patch, -1, x.shape[1]).transpose(3, 2, 0, 1)],
     )
-    yield _same("patch/bias", "pos_embed.proj.bias")
+    yield from same("patch/bias", "pos_embed.proj.bias")
 
 
 def single_entries(config: MMDiTConfig) -> list[Entry]:
     """The entries outside the blocks, in the order of the forward pass."""
     return [
         *_patch(config.patch_size),
-        *_linear("time/up", "time_text_embed.timestep_embedder.linear_1"),
-        *_linear("time/down", "time_text_embed.timestep_embedder.linear_2"),
-        *_linear("context", "context_embedder"),
+        *linear("time/up", "time_text_embed.timestep_embedder.linear_1"),
+        *linear("time/down", "time_text_embed.timestep_embedder.linear_2"),
+        *linear("context", "context_embedder"),
         Entry("null_image", ("null_image_embd",), lambda a: a[0][0], lambda x: [x[None]]),
         *_chunked("image_head/modulation", "image_norm_out.linear", 2),
-        *_linear("image_head/out", "image_proj_out"),
-        *_linear("text_head", "text_proj_out"),
-        *_linear("align_image/up", "siglip_adapter_img.fc.0"),
-        *_linear("align_image/down", "siglip_adapter_img.fc.2"),
-        *_linear("align_text/up", "siglip_adapter_text.fc.0"),
-        *_linear("align_text/down", "siglip_adapter_text.fc.2"),
+        *linear("image_head/out", "image_proj_out"),
+        *linear("text_head", "text_proj_out"),
+        *linear("align_image/up", "siglip_adapter_img.fc.0"),
+        *linear("align_image/down", "siglip_adapter_img.fc.2"),
+        *linear("align_text/up", "siglip_adapter_text.fc.0"),
+        *linear("align_text/down", "siglip_adapter_text.fc.2"),
     ]
 
 
 def block_entries(config: MMDiTConfig, index: int) -> list[Entry]:
-    """The entries of one block; our paths lack the leading layer axis."""
+    """The entries of one block; stacked."""
     b = f"transformer_blocks.{index}"
     streams = {
         "image": ("norm1", ("to_q", "to_k", "to_v"), "to_out.0", "ff"),
@@ -126,17 +101,31 @@ def block_entries(config: MMDiTConfig, index: int) -> list[Entry]:
         entries += [
             *_chunked(f"blocks/modulation/{stream}", f"{b}.{norm}.linear", 6),
             *_qkv(f"{ours}/qkv", qkv, config.heads),
-            *_linear(f"{ours}/out", f"{b}.attn.{out}"),
-            *_linear(f"{ours}/up", f"{b}.{mlp}.net.0.proj"),
-            *_linear(f"{ours}/down", f"{b}.{mlp}.net.2"),
+            *linear(f"{ours}/out", f"{b}.attn.{out}"),
+            *linear(f"{ours}/up", f"{b}.{mlp}.net.0.proj"),
+            *linear(f"{ours}/down", f"{b}.{mlp}.net.2"),
         ]
-    return entries
+    return at_layer(entries, index)
+
+
+def table(config: MMDiTConfig) -> list[Entry]:
+    """The entries of the whole network."""
+    per_block = (e for i in range(config.layers) for e in block_entries(config, i))
+    return [*single_entries(config), *per_block]
+
+
+def abstract_parameters(config: MMDiTConfig) -> Tree:
+    """Shapes of our parameters, those left out that the reference has not."""
+    whole = functional.build(lambda rngs: MMDiT(config, rngs)).abstract
+    known: Tree = {}
+    for path in {entry.path for entry in table(config)}:
+        tables.set_path(known, path, tables.get_path(whole, path))
+    return known
 
 
 def reference_names(config: MMDiTConfig) -> list[str]:
     """Every parameter name of the reference for a config, without the positional buffer."""
-    per_block = (e for i in range(config.layers) for e in block_entries(config, i))
-    return [n for e in (*single_entries(config), *per_block) for n in e.names]
+    return tables.names_of(table(config))
 
 
 def transformer_from_torch(state: Mapping[str, np.ndarray], config: MMDiTConfig) -> Tree:
@@ -152,46 +141,18 @@ def transformer_from_torch(state: Mapping[str, np.ndarray], config: MMDiTConfig)
     Raises:
       UserError: missing or unexpected names, a wrong shape, a positional table of another formula.
     """
-    expected = set(reference_names(config))
-    missing = sorted(expected - set(state))
-    unexpected = sorted(set(state) - expected - {POSITION_BUFFER})
-    if missing or unexpected:
-        raise UserError(
-            "these weights do not belong to this config: "
-            + "; ".join(
-                f"{what} {len(names)} ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
-                for what, names in (("missing", missing), ("unexpected", unexpected))
-                if names
-            )
-        )
-    if POSITION_BUFFER in state:
-        check_position_buffer(state[POSITION_BUFFER], config)
-    tree: Tree = {}
-    for entry in single_entries(config):
-        set_path(tree, entry.path, _convert(entry, state))
-    stacked: dict[str, list[np.ndarray]] = {}
-    for index in range(config.layers):
-        for entry in block_entries(config, index):
-            stacked.setdefault(entry.path, []).append(_convert(entry, state))
-    for path, arrays in stacked.items():
-        set_path(tree, path, np.stack(arrays))
+    state = dict(state)
+    buffer = state.pop(POSITION_BUFFER, None)
+    tree = tables.from_torch(state, table(config), abstract_parameters(config), WHAT)
+    if buffer is not None:
+        check_position_buffer(buffer, config)
     return tree
 
 
 def transformer_to_torch(params: Tree, config: MMDiTConfig) -> dict[str, np.ndarray]:
     """The inverse of `transformer_from_torch`; the positional buffer is made from its formula."""
-    state: dict[str, np.ndarray] = {POSITION_BUFFER: position_buffer(config)}
-
-    def put(entry: Entry, value: np.ndarray) -> None:
-        for name, array in zip(entry.names, entry.to_theirs(value), strict=True):
-            state[name] = np.ascontiguousarray(array)
-
-    for entry in single_entries(config):
-        put(entry, np.asarray(get_path(params, entry.path)))
-    for index in range(config.layers):
-        for entry in block_entries(config, index):
-            put(entry, np.asarray(get_path(params, entry.path)[index]))
-    return state
+    state = tables.to_torch(params, table(config), abstract_parameters(config), WHAT)
+    return {POSITION_BUFFER: position_buffer(config), **state}
 
 
 def position_buffer(config: MMDiTConfig) -> np.ndarray:
@@ -270,22 +231,3 @@ def config_from_json(
         )
     except KeyError as error:
         raise UserError(f"config.json or extra_config.json lacks the key {error}") from error
-
-
-def _convert(entry: Entry, state: Mapping[str, np.ndarray]) -> np.ndarray:
-    return entry.to_ours([np.asarray(state[name]) for name in entry.names])
-
-
-def set_path(tree: Tree, path: str, value: Any) -> None:
-    """Sets a leaf of a nested dict; `path` has "/" between keys."""
-    *parents, leaf = path.split("/")
-    for key in parents:
-        tree = tree.setdefault(key, {})
-    tree[leaf] = value
-
-
-def get_path(tree: Tree, path: str) -> Any:
-    """Returns a leaf of a nested dict; `path` has "/" between keys."""
-    for key in path.split("/"):
-        tree = tree[key]
-    return tree

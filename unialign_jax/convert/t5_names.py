@@ -1,9 +1,4 @@
-"""Names of a T5 v1.1 encoder's weights: transformers' `T5EncoderModel` to ours and back.
-
-One table says which name becomes which leaf. Torch keeps a linear layer as (out, in), we keep
-(in, out), and we stack the layers on a leading axis; nothing else changes, so that a round trip
-gives the same bits.
-"""
+"""Names of a T5 v1.1 encoder's weights: transformers' `T5EncoderModel` to ours and back."""
 
 from __future__ import annotations
 
@@ -12,53 +7,45 @@ from typing import Any
 
 import numpy as np
 
+from unialign_jax.convert import tables
+from unialign_jax.convert.tables import Entry, Tree, at_layer, linear, norm, same
 from unialign_jax.errors import UserError
-from unialign_jax.models.t5 import T5Config
+from unialign_jax.models import functional
+from unialign_jax.models.t5 import T5Config, T5Encoder
 
+WHAT = "text encoder"
 # The reference keeps the first name; the second is the same tensor under its tied name.
-_TOKEN_TABLE = "shared.weight"
+TOKEN_TABLE = "shared.weight"
 _TIED_TOKEN_TABLE = "encoder.embed_tokens.weight"
-
-# (name in torch, path in our tree, transposed). `{i}` is the layer: those leaves are stacked.
-_LAYER = "encoder.block.{i}.layer."
-NAMES: tuple[tuple[str, tuple[str, ...], bool], ...] = (
-    (_TOKEN_TABLE, ("token_embedding", "embedding"), False),
-    (
-        "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
-        ("relative_bias", "embedding"),
-        False,
-    ),
-    (_LAYER + "0.layer_norm.weight", ("blocks", "attention_norm", "scale"), False),
-    (_LAYER + "0.SelfAttention.q.weight", ("blocks", "query", "kernel"), True),
-    (_LAYER + "0.SelfAttention.k.weight", ("blocks", "key", "kernel"), True),
-    (_LAYER + "0.SelfAttention.v.weight", ("blocks", "value", "kernel"), True),
-    (_LAYER + "0.SelfAttention.o.weight", ("blocks", "out", "kernel"), True),
-    (_LAYER + "1.layer_norm.weight", ("blocks", "mlp_norm", "scale"), False),
-    (_LAYER + "1.DenseReluDense.wi_0.weight", ("blocks", "gate", "kernel"), True),
-    (_LAYER + "1.DenseReluDense.wi_1.weight", ("blocks", "up", "kernel"), True),
-    (_LAYER + "1.DenseReluDense.wo.weight", ("blocks", "down", "kernel"), True),
-    ("encoder.final_layer_norm.weight", ("final_norm", "scale"), False),
-)
+_RELATIVE_BIAS = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+_ATTENTION = {"query": "q", "key": "k", "value": "v", "out": "o"}
+_MLP = {"gate": "wi_0", "up": "wi_1", "down": "wo"}
 
 
-def _leaf_shapes(config: T5Config) -> dict[tuple[str, ...], tuple[int, ...]]:
-    """Shape of each leaf in our layout, for one layer."""
-    inner, width, mlp = config.heads * config.kv_dim, config.width, config.mlp_width
-    into = (width, inner)
-    return {
-        ("token_embedding", "embedding"): (config.vocab_size, width),
-        ("relative_bias", "embedding"): (config.relative_buckets, config.heads),
-        ("blocks", "attention_norm", "scale"): (width,),
-        ("blocks", "query", "kernel"): into,
-        ("blocks", "key", "kernel"): into,
-        ("blocks", "value", "kernel"): into,
-        ("blocks", "out", "kernel"): (inner, width),
-        ("blocks", "mlp_norm", "scale"): (width,),
-        ("blocks", "gate", "kernel"): (width, mlp),
-        ("blocks", "up", "kernel"): (width, mlp),
-        ("blocks", "down", "kernel"): (mlp, width),
-        ("final_norm", "scale"): (width,),
-    }
+def table(config: T5Config) -> list[Entry]:
+    """The entries of the encoder."""
+    entries = [
+        *same("token_embedding/embedding", TOKEN_TABLE),
+        *same("relative_bias/embedding", _RELATIVE_BIAS),
+        *norm("final_norm", "encoder.final_layer_norm", bias=False),
+    ]
+    for index in range(config.layers):
+        attention, mlp = (f"encoder.block.{index}.layer.{part}" for part in (0, 1))
+        block = [
+            *norm("blocks/attention_norm", f"{attention}.layer_norm", bias=False),
+            *norm("blocks/mlp_norm", f"{mlp}.layer_norm", bias=False),
+        ]
+        for ours, theirs in _ATTENTION.items():
+            block += linear(f"blocks/{ours}", f"{attention}.SelfAttention.{theirs}", bias=False)
+        for ours, theirs in _MLP.items():
+            block += linear(f"blocks/{ours}", f"{mlp}.DenseReluDense.{theirs}", bias=False)
+        entries += at_layer(block, index)
+    return entries
+
+
+def abstract_parameters(config: T5Config) -> Tree:
+    """Shapes of our parameters."""
+    return functional.build(lambda rngs: T5Encoder(config, rngs)).abstract
 
 
 def t5_config_from_json(config: Mapping[str, Any], *, dtype: str = "float32") -> T5Config:
@@ -102,7 +89,7 @@ def t5_config_from_json(config: Mapping[str, Any], *, dtype: str = "float32") ->
     )
 
 
-def t5_from_torch(state: Mapping[str, np.ndarray], config: T5Config) -> dict[str, Any]:
+def t5_from_torch(state: Mapping[str, np.ndarray], config: T5Config) -> Tree:
     """Our parameter tree from a torch state dict, dtypes kept.
 
     Args:
@@ -119,23 +106,17 @@ def t5_from_torch(state: Mapping[str, np.ndarray], config: T5Config) -> dict[str
     state = dict(state)
     tied = state.pop(_TIED_TOKEN_TABLE, None)
     if tied is not None:
-        table = state.setdefault(_TOKEN_TABLE, tied)
+        first = state.setdefault(TOKEN_TABLE, tied)
         # NaN-safe equality of bits: a copy of the table that differs would be lost silently.
-        if table.shape != tied.shape or table.tobytes() != tied.tobytes():
+        if first.shape != tied.shape or first.tobytes() != tied.tobytes():
             raise UserError(
-                f"text encoder's weights: {_TOKEN_TABLE} and {_TIED_TOKEN_TABLE} differ, but the "
+                f"text encoder's weights: {TOKEN_TABLE} and {_TIED_TOKEN_TABLE} differ, but the "
                 "encoder has one token table; delete the one that is not in use"
             )
-    _check(state, config)
-    tree: dict[str, Any] = {}
-    for name, path, transposed in NAMES:
-        arrays = [state[each] for each in _layer_names(name, config)]
-        arrays = [array.T if transposed else array for array in arrays]
-        _put(tree, path, np.stack(arrays) if "{i}" in name else np.ascontiguousarray(arrays[0]))
-    return tree
+    return tables.from_torch(state, table(config), abstract_parameters(config), WHAT)
 
 
-def t5_to_torch(params: Mapping[str, Any], config: T5Config) -> dict[str, np.ndarray]:
+def t5_to_torch(params: Tree, config: T5Config) -> dict[str, np.ndarray]:
     """A torch state dict from our parameter tree, dtypes kept.
 
     Args:
@@ -149,69 +130,4 @@ def t5_to_torch(params: Mapping[str, Any], config: T5Config) -> dict[str, np.nda
     Raises:
       UserError: lists the missing, the unexpected and the mis-shaped names.
     """
-    tree = {path: np.asarray(leaf) for path, leaf in _flatten(params).items()}
-    paths = {path for _, path, _ in NAMES}
-    if set(tree) != paths:
-        wrong = sorted("/".join(path) for path in set(tree) ^ paths)
-        raise UserError(
-            f"text encoder's parameters are not a T5 encoder's: {', '.join(wrong)} missing or "
-            "unexpected; give the tree of unialign_jax.models.t5.T5Encoder"
-        )
-    state = {}
-    for name, path, transposed in NAMES:
-        names = _layer_names(name, config)
-        arrays = tree[path] if "{i}" in name else tree[path][None]
-        if len(arrays) != len(names):
-            raise UserError(
-                f"text encoder's parameter {'/'.join(path)} has {len(arrays)} layers, the config "
-                f"{config.layers}; give the config that was saved with the parameters"
-            )
-        for each, array in zip(names, arrays, strict=True):
-            state[each] = np.ascontiguousarray(array.T if transposed else array)
-    _check(state, config)
-    return state
-
-
-def _layer_names(name: str, config: T5Config) -> list[str]:
-    if "{i}" not in name:
-        return [name]
-    return [name.format(i=i) for i in range(config.layers)]
-
-
-def _check(state: Mapping[str, np.ndarray], config: T5Config) -> None:
-    """Raises UserError unless `state` has exactly the names and shapes of `config`."""
-    shapes = _leaf_shapes(config)
-    expected = {}
-    for name, path, transposed in NAMES:
-        shape = shapes[path][::-1] if transposed else shapes[path]
-        expected.update(dict.fromkeys(_layer_names(name, config), shape))
-    problems = [f"missing {name}" for name in expected if name not in state]
-    problems += [f"unexpected {name}" for name in sorted(set(state) - set(expected))]
-    problems += [
-        f"{name} is {tuple(state[name].shape)}, expected {shape}"
-        for name, shape in expected.items()
-        if name in state and tuple(state[name].shape) != shape
-    ]
-    if problems:
-        shown = "; ".join(problems[:12])
-        more = f"; and {len(problems) - 12} more" if len(problems) > 12 else ""
-        raise UserError(
-            f"text encoder's weights do not fit its config: {shown}{more}. Give the weights and "
-            "the config.json of the same T5 v1.1 encoder, without a decoder"
-        )
-
-
-def _put(tree: dict[str, Any], path: tuple[str, ...], leaf: np.ndarray) -> None:
-    for key in path[:-1]:
-        tree = tree.setdefault(key, {})
-    tree[path[-1]] = leaf
-
-
-def _flatten(tree: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
-    flat = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat.update(_flatten(value, (*prefix, key)))
-        else:
-            flat[(*prefix, key)] = value
-    return flat
+    return tables.to_torch(params, table(config), abstract_parameters(config), WHAT)

@@ -28,12 +28,12 @@ def nchw(x: Any) -> Any:
 
 
 class Network:
-    """The golden network: config, parameters, and compiled functions of it."""
+    """A golden network: config, parameters, and compiled functions of it."""
 
-    def __init__(self, goldens: GoldenDirectory, **switches: Any):
-        config = goldens.json(f"{GROUP}/config.json")
-        extra = goldens.json(f"{GROUP}/extra_config.json")
-        file = goldens.open(f"{GROUP}/diffusion_pytorch_model.safetensors")
+    def __init__(self, goldens: GoldenDirectory, folder: str = GROUP, **switches: Any):
+        config = goldens.json(f"{folder}/config.json")
+        extra = goldens.json(f"{folder}/extra_config.json")
+        file = goldens.open(f"{folder}/diffusion_pytorch_model.safetensors")
         self.mask_id: int = extra["mask_index"]
         self.config: MMDiTConfig = names.config_from_json(config, extra, **switches)
         self.functional = functional.build(lambda rngs: MMDiT(self.config, rngs))
@@ -58,15 +58,7 @@ def read_branch(file: GoldenFile, prefix: str = "in_") -> Branch:
 def verify(goldens: GoldenDirectory) -> None:
     """Compares every case of the group."""
     network = Network(goldens)
-    goldens.add(
-        compare(
-            f"{GROUP}/weights",
-            names.POSITION_BUFFER,
-            names.position_buffer(network.config),
-            network.position_table,
-            1e-6,
-        )
-    )
+    check_positions(goldens, network, f"{GROUP}/weights")
     index = goldens.json(f"{GROUP}/index.json")
     for name in goldens.files(f"{GROUP}/cases/", ".npz"):
         case = name.split("/")[-1].removesuffix(".npz")
@@ -78,6 +70,12 @@ def verify(goldens: GoldenDirectory) -> None:
         for values in compute(network.params, branch):
             file.check_present(values, tolerance)
     _verify_float16(goldens)
+
+
+def check_positions(goldens: GoldenDirectory, network: Network, case: str) -> None:
+    """Compares the stored positional table with its formula."""
+    ours = names.position_buffer(network.config)
+    goldens.add(compare(case, names.POSITION_BUFFER, ours, network.position_table, 1e-6))
 
 
 def _outputs(network: Network, params: Any, branch: Branch, depth: int | None) -> dict[str, Any]:

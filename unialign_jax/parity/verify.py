@@ -10,7 +10,15 @@ from pathlib import Path
 import jax
 
 from unialign_jax.errors import UserError
-from unialign_jax.parity import losses, samplers, schedules, transformer
+from unialign_jax.parity import (
+    components,
+    losses,
+    pipeline,
+    preprocess,
+    samplers,
+    schedules,
+    transformer,
+)
 from unialign_jax.parity.golden import GoldenDirectory, Row, failure
 
 COVERED: dict[str, Callable[[GoldenDirectory], None]] = {
@@ -18,6 +26,9 @@ COVERED: dict[str, Callable[[GoldenDirectory], None]] = {
     "losses": losses.verify,
     "samplers": samplers.verify,
     "scheduler_tables": schedules.verify,
+    "components": components.verify,
+    "preprocess": preprocess.verify,
+    "e2e": pipeline.verify,
 }
 
 
