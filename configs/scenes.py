@@ -63,7 +63,7 @@ class Variant:
 
 
 VARIANTS = {
-    "demo": Variant("demo", 16, 30_000, 78, 18, 4, 50.0, 128, 4, 2100, 330, 32),
+    "demo": Variant("demo", 16, 30_000, 78, 18, 4, 50.0, 128, 4, 1780, 300, 32, 0.45),
     "full": Variant("full", 32, 120_000, 82, 26, 8, 12.0, 128, 4, 12_000, 1500, 32, 1.0),
     "gpu": Variant(
         "full", 64, 400_000, 82, 26, 8, 12.0, 384, 12, 30_000, 2000, 256, 1.0, "bfloat16"
@@ -146,11 +146,11 @@ def get_config(variant: str = "demo") -> ConfigDict:
                 "first_mixture": {"generate": 1.0},
                 "first_steps": v.first_steps,
                 "mixture": {
-                    "generate": 4.25,
-                    "edit": 1.75,
+                    "generate": 4.1,
+                    "edit": 1.65,
                     "perceive": v.perceive,
-                    "compose": 1.75,
-                    "answer": 2.75,
+                    "compose": 2.25,
+                    "answer": 2.55,
                 },
                 "features": "scenes",
                 "workers": 0,

@@ -9,7 +9,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 SEED="${SEED:-0}"
-STEPS="${STEPS:-2100}"
+STEPS="${STEPS:-1780}"
 RECORDS="${RECORDS:-30000}"
 ITEMS="${ITEMS:-200}"
 WORK="${WORK:-runs/scenes_bundle}"
@@ -26,7 +26,7 @@ unialign cache --data "$WORK/scenes" --teacher scenes --seed "$SEED"
 unialign train --config scenes:demo --workdir "$WORK/run" \
   --config.data.path="$WORK/scenes" --config.seed="$SEED" \
   --config.train.steps="$STEPS" --config.optimizer.decay_steps="$STEPS" \
-  --config.data.first_steps="$((STEPS * 330 / 2100))" \
+  --config.data.first_steps="$((STEPS * 300 / 1780))" \
   --config.train.sample_every=0 --config.checkpoint.every_steps=$(((STEPS + 3) / 4)) "$@"
 unialign bundle "$WORK/run" "$BUNDLE" --config scenes:demo --name scenes --dtype float16 --overwrite
 unialign evaluate scenes --model "$BUNDLE" --items "$ITEMS" --seed "$SEED" --out "$WORK/scores"

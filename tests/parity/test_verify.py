@@ -179,13 +179,13 @@ def test_array_that_is_listed_and_not_stored_fails(tables, capsys) -> None:
 
 
 def test_groups_without_a_comparison_are_listed(tables, capsys) -> None:
-    (tables / "preprocess").mkdir()
-    np.savez(tables / "preprocess" / "patches.npz", out=np.ones(3))
-    enlist(tables, "preprocess/patches.npz")
+    (tables / "videos").mkdir()
+    np.savez(tables / "videos" / "clips.npz", out=np.ones(3))
+    enlist(tables, "videos/clips.npz")
     code, out, _ = verify(tables, capsys)
     assert code == 0
-    assert "not covered: preprocess" in out
-    assert verify_directory(tables).not_covered == ["preprocess"]
+    assert "not covered: videos" in out
+    assert verify_directory(tables).not_covered == ["videos"]
 
 
 def test_directory_with_fewer_files_is_checked_as_far_as_it_goes(tables, capsys) -> None:
