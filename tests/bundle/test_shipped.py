@@ -9,8 +9,13 @@ import pytest
 from unialign_jax.bundle import shipped
 from unialign_jax.bundle.shipped import find_model, shipped_models
 from unialign_jax.errors import UserError
-from unialign_jax.sampling.loading import load_model
+from unialign_jax.sampling.loading import data_source, load_model
 from unialign_jax.sampling.pipeline import Pipeline
+
+
+def test_the_bundle_that_comes_with_the_package_says_what_it_was_trained_on():
+    data = data_source(find_model("scenes"))
+    assert data == {"name": "scenes", "level": "demo", "pixels": 16}
 
 
 @pytest.fixture

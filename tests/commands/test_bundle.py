@@ -73,8 +73,10 @@ def test_a_shipped_name_samples_from_any_folder(call, run, tmp_path, monkeypatch
 def test_a_bundle_knows_the_world_it_was_trained_on_when_the_data_are_gone(
     call, scenes_run, tmp_path
 ):
-    assert call("bundle", scenes_run, "tiny")[0] == 0
+    code, out, _ = call("bundle", scenes_run, "tiny")
+    assert code == 0 and "note:" not in out
     shutil.rmtree(tmp_path / "data")
+    assert "does not say what it was trained on" in call("bundle", scenes_run, "late")[1]
     level, pixels = find_world(tmp_path / "tiny", None, None)
     assert (level.name, pixels) == ("demo", 16)
     with pytest.raises(UserError, match="--level demo or --level full"):

@@ -65,4 +65,9 @@ def run(args: argparse.Namespace, extra: Sequence[str]) -> int:
     size = sum(file.stat().st_size for file in files)
     print(f"{description['name']}: {parts}; {size:,} bytes in {len(files)} files, {args.dtype}")
     print(f"step {description['made_from']['step']} of {args.run} -> {args.destination}")
+    if not description["made_from"]["data"]:
+        print(
+            "note: the data set of this run (data.path) is not found from here, so the bundle does "
+            "not say what it was trained on; call this from the folder that training was started in"
+        )
     return 0
