@@ -40,6 +40,8 @@ def get_config(variant: str = "") -> ConfigDict:
     return ConfigDict(
         {
             "seed": 0,
+            # A bundle whose weights training starts from; "" draws them.
+            "init_from": "",
             **sizes.small(
                 pixels=pixels,
                 patch=PATCH,

@@ -112,6 +112,8 @@ def get_config(variant: str = "demo") -> ConfigDict:
     return ConfigDict(
         {
             "seed": 0,
+            # A bundle whose weights training starts from; "" draws them.
+            "init_from": "",
             **network,
             "objective": {
                 "image_weight": 1.0,

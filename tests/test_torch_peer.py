@@ -15,6 +15,9 @@ from tests.peer.stored import GROUPS, find_goldens, read_inputs
 torch = pytest.importorskip("torch")
 
 TOLERANCE = 1e-5
+# The last bit of a float32 exp depends on the processor, and a frequency off by a bit moves the
+# features of a timestep of 1000 by up to 6e-5 rad (the goldens' README, "time").
+LOOSE = {"tiny_transformer": 5e-5, "losses": 5e-5}
 # Recorded diagnostics of float32 noise, not results.
 NOISE = re.compile(r"float64|noise_floor")
 
@@ -44,7 +47,7 @@ def stored_arrays(root, name):
         return {key: file[key] for key in file.files}
 
 
-def assert_close(actual, expected, where):
+def assert_close(actual, expected, where, tolerance=TOLERANCE):
     actual = np.asarray(actual)
     assert actual.dtype == expected.dtype and actual.shape == expected.shape, where
     if expected.dtype.kind in "bi":
@@ -57,7 +60,7 @@ def assert_close(actual, expected, where):
     for chosen in (real, finite & ~real):
         if chosen.any():
             error = np.max(np.abs(actual[chosen] - expected[chosen]))
-            assert error <= TOLERANCE * np.max(np.abs(expected[chosen])), (where, error)
+            assert error <= tolerance * np.max(np.abs(expected[chosen])), (where, error)
 
 
 def assert_same_json(actual, expected, where):
@@ -93,7 +96,8 @@ def test_every_array_of_a_group_is_made_again(root, made, group):
         expected = stored_arrays(root, name)
         assert set(made[name]) == set(expected), name
         for key, array in expected.items():
-            assert_close(made[name][key], array, f"{name}:{key}")
+            tolerance = LOOSE.get(group, TOLERANCE)
+            assert_close(made[name][key], array, f"{name}:{key}", tolerance)
 
 
 @pytest.mark.parametrize("group", GROUPS)

@@ -26,6 +26,7 @@ COMMANDS = {
     "prepare": "turn JSONL and images into an ArrayRecord data set that TFDS can read",
     "cache": "compute a teacher's features of a data set once, for the alignment losses",
     "train": "train from a config; the same call again continues where it stopped",
+    "convert": "PyTorch weights to a bundle, and a trained model to PyTorch, bit for bit",
     "bundle": "a trained model as one folder that can be copied, checked and shipped",
     "sample": "images, edits or captions from a trained model, for a file of jobs",
     "evaluate": "score a trained model, with baselines that need no model",

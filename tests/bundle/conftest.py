@@ -9,7 +9,7 @@ import pytest
 
 # The run and its pipeline; pytest finds fixtures by the names in a conftest.
 from tests.sampling.conftest import STEP, compiled, pipe, run
-from unialign_jax.sampling.loading import bundle_run
+from unialign_jax.sampling.bundling import bundle_run
 
 __all__ = ["STEP", "bundle", "compiled", "copy", "pipe", "run"]
 

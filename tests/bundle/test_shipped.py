@@ -46,6 +46,7 @@ def test_a_folder_of_that_name_wins_only_if_it_holds_a_model(package, tmp_path, 
 
 
 def test_a_path_is_never_taken_for_a_name(package, tmp_path):
+    (tmp_path / "here/x").mkdir()
     for path in ("./tiny", "x/tiny", str(tmp_path / "tiny")):
         assert str(find_model(path)) == path.removeprefix("./")
 

@@ -177,6 +177,11 @@ def test_bfloat16_stays_close() -> None:
     assert_close(half.decode(latents), exact.decode(latents), 0.05)
 
 
+def test_every_parameter_is_created_in_the_type_asked_for() -> None:
+    half = names.abstract_parameters(dataclasses.replace(TINY, param_dtype="bfloat16"))
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(half)} == {"bfloat16"}
+
+
 def test_images_of_other_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match="images of 7 x 8 pixels: .* multiples of 2"):
         Bound(TINY, random_params(TINY, 0)).moments(normal(0, 1, 7, 8, 3))

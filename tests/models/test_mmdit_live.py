@@ -14,12 +14,12 @@ from tests.peer.draws import ODD_SIZES, ODD_WEIGHTS, Draw, Variant
 from tests.peer.draws import losses as draw_losses
 from tests.peer.golden import run_case
 from tests.peer.golden_losses import tensors
-from tests.peer.transformer import Sizes, Transformer
 from unialign_jax.convert.names import (
     config_from_json,
     transformer_from_torch,
     transformer_to_torch,
 )
+from unialign_jax.convert.torch_model import Sizes, Transformer
 from unialign_jax.models.functional import build
 from unialign_jax.models.mmdit import Branch, Heads, MMDiT
 from unialign_jax.objective import Batch, Draws, TextTokens, dual_stream_loss

@@ -47,23 +47,9 @@ def padding_is_attended_to(patch: Patch) -> None:
     around(patch, t5.T5Block, "_attend", lambda f, self, h, bias, mask: f(self, h, bias, None))
 
 
-@mistake("t5", "hidden_3")
+@mistake("t5", "out")
 def last_state_is_not_normed(patch: Patch) -> None:
     around(patch, t5.T5Encoder, "__call__", lambda f, self, *args: self.residual_stream(*args))
-    from unialign_jax.parity import t5 as parity
-
-    states = parity._states
-    patch.setattr(parity, "_states", lambda model, ids, bias: states(_Plain(model), ids, bias))
-
-
-class _Plain:
-    """An encoder whose final norm does nothing."""
-
-    def __init__(self, model: t5.T5Encoder):
-        self.model = model
-
-    def __getattr__(self, name: str) -> Any:
-        return (lambda x: x) if name == "final_norm" else getattr(self.model, name)
 
 
 @mistake("autoencoder", "a_moments")

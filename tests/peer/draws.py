@@ -8,7 +8,7 @@ import numpy as np
 
 from tests.peer.golden_losses import Arrays
 from tests.peer.losses import Weights
-from tests.peer.transformer import Sizes, Transformer
+from unialign_jax.convert.torch_model import Sizes, Transformer
 
 END_TOKEN = 1
 ODD_SIZES = Sizes(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests.peer import losses
 from tests.peer.losses import TERMS, StandInEncoder, Weights
-from tests.peer.transformer import Transformer
+from unialign_jax.convert.torch_model import Transformer
 
 Arrays = dict[str, np.ndarray]
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.peer.transformer import Transformer
+from unialign_jax.convert.torch_model import Transformer
 
 EPS = 1e-3  # of the noise schedule and of the sampled times
 NEVER = -1e6  # stands for minus infinity

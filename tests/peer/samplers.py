@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tests.peer.losses import EPS, StandInEncoder, substitute, train_table
-from tests.peer.transformer import Transformer, time_sincos
+from unialign_jax.convert.torch_model import Transformer, time_sincos
 
 TINY = 1e-10
 

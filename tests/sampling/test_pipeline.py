@@ -229,12 +229,12 @@ def test_a_checkpoint_of_another_config_is_refused_by_its_arrays(run, tmp_path):
         Pipeline.from_pretrained(path)
 
 
-def test_a_model_of_autoencoder_latents_is_refused(run, tmp_path):
+def test_a_model_of_latents_without_its_autoencoder_is_refused(run, tmp_path):
     import shutil
 
     path = tmp_path / "model"
     shutil.copytree(run, path)
     text = (path / "config.json").read_text().replace('"channels": 3', '"channels": 16')
     (path / "config.json").write_text(text)
-    with pytest.raises(UserError, match="no autoencoder"):
+    with pytest.raises(UserError, match="model.channels is 16, but the latents have 3"):
         Pipeline.from_pretrained(path)

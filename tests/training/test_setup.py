@@ -37,7 +37,12 @@ def test_the_abstract_state_is_what_init_makes(tiny: dict, tokenizer: TextTokeni
     [
         ("model", "vocab_size", 100, "model.vocab_size is 100, but the tokenizer of the data has"),
         ("model", "text_width", 24, "model.text_width is 24 and text_encoder.width is 16"),
-        ("model", "patch_size", 3, "data.image_size 16 is not a multiple of model.patch_size 3"),
+        (
+            "model",
+            "patch_size",
+            3,
+            "data.image_size 16 is not a multiple of 3 pixels (model.patch_size 3",
+        ),
         ("model", "channels", 16, "model.channels is 16"),
         ("model", "heads", 0, "heads is 0: at least 1"),
         ("objective", "align_depth", 9, "objective.align_depth is 9: a block from 1 to"),

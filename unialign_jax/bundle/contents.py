@@ -2,38 +2,47 @@
 
 ```
 unialign.json    format, config, what it was made from, components, a SHA-256 of every file
-transformer/     Orbax; plain nested dicts of arrays
+transformer/     Orbax; plain nested dicts of arrays, one array per layer
 text_encoder/    the same
+vae/             the same, of a model whose latents are an autoencoder's
 tokenizer.json
 ```
+
+A component may also lie in another bundle that this one names. Any of them may be missing: such a
+bundle is a start for training, or a part to build one from.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from unialign_jax.errors import UserError, bullets
 
-FORMAT = 1
+FORMAT = 2
 DESCRIPTION = "unialign.json"
 TOKENIZER = "tokenizer.json"
-COMPONENTS = ("transformer", "text_encoder")
+TRANSFORMER, TEXT_ENCODER, AUTOENCODER = "transformer", "text_encoder", "vae"
+COMPONENTS = (TRANSFORMER, TEXT_ENCODER, AUTOENCODER)
 DTYPES = ("float32", "bfloat16", "float16")
 SEAL = "sha256"
 # The parts of a run's config that sampling needs; None takes a section whole.
 CONFIG: dict[str, tuple[str, ...] | None] = {
     "model": None,
     "text_encoder": None,
+    "autoencoder": None,
+    "qwen_vision": None,
+    "siglip": None,
     "data": ("image_size", "text_length", "pixel_scale"),
     "sample": None,
 }
+_HASHED_AT_ONCE = 4
 REMEDY = "Bring back a copy, or make it again with `unialign bundle`."
 
 
@@ -46,6 +55,8 @@ def needed_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The parts of a resolved config that a bundle keeps."""
     needed = {}
     for section, keys in CONFIG.items():
+        if section not in config:
+            continue
         values = dict(config[section])
         needed[section] = {key: values[key] for key in keys or values if key in values}
     return needed
@@ -87,13 +98,20 @@ def read_description(path: Path) -> dict[str, Any]:
 
 
 def file_hashes(path: Path) -> dict[str, str]:
-    """SHA-256 of every file in a folder but `unialign.json`, by its path in there."""
+    """SHA-256 of every file in a folder but `unialign.json`, by its path in there.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
     files = sorted(file for file in path.rglob("*") if file.is_file())
-    return {
-        file.relative_to(path).as_posix(): _hash(file)
-        for file in files
-        if file != path / DESCRIPTION
-    }
+    files = [file for file in files if file != path / DESCRIPTION]
+    names = (file.relative_to(path).as_posix() for file in files)
+    hashes: dict[str, str] = {}
+    for name, found in zip(names, _hashes(files), strict=True):
+        if isinstance(found, OSError):
+            raise found
+        hashes[name] = found
+    return hashes
 
 
 def check_files(path: Path, description: Mapping[str, Any]) -> None:
@@ -102,14 +120,13 @@ def check_files(path: Path, description: Mapping[str, Any]) -> None:
     Raises:
         UserError: files that are missing or changed; lists them.
     """
+    names = list(description["files"])
     wrong = []
-    for name, expected in description["files"].items():
-        file = path / name
-        try:
-            if _hash(file) != expected:
-                wrong.append(f"{name}: is not what was written")
-        except OSError as error:
-            wrong.append(f"{name}: {error.strerror or error}")
+    for name, found in zip(names, _hashes([path / name for name in names]), strict=True):
+        if isinstance(found, OSError):
+            wrong.append(f"{name}: {found.strerror or found}")
+        elif found != description["files"][name]:
+            wrong.append(f"{name}: is not what was written")
     if wrong:
         tops = dict.fromkeys(line.split("/")[0].split(":")[0] for line in wrong)
         raise UserError(
@@ -117,9 +134,18 @@ def check_files(path: Path, description: Mapping[str, Any]) -> None:
         )
 
 
-def _hash(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _hashes(files: Sequence[Path]) -> list[str | OSError]:
+    """SHA-256 of each file, or why it cannot be read; several at once."""
+
+    def one(file: Path) -> str | OSError:
+        try:
+            with file.open("rb") as stream:
+                return hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError as error:
+            return error
+
+    with ThreadPoolExecutor(_HASHED_AT_ONCE) as pool:
+        return list(pool.map(one, files))
 
 
 # ---------------------------------------------------------------------- arrays
@@ -132,17 +158,3 @@ def named_arrays(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         (("/".join(str(key.key) for key in path), leaf) for path, leaf in leaves),
         key=lambda pair: pair[0],
     )
-
-
-def tree_hash(tree: Mapping[str, Any]) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes, however the files hold them.
-
-    Args:
-        tree: arrays that this process holds whole.
-    """
-    total = hashlib.sha256()
-    for name, leaf in named_arrays(tree):
-        array = np.asarray(leaf)
-        total.update(f"{name} {array.dtype.name} {list(array.shape)}\n".encode())
-        total.update(array.tobytes())
-    return total.hexdigest()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from unialign_jax.bundle.contents import is_bundle
+from unialign_jax.bundle import hub
+from unialign_jax.bundle.contents import DESCRIPTION, is_bundle
 
+TORCH_INDEX = "model_index.json"
 FOLDER = Path(__file__).resolve().parent.parent / "bundled"
 
 
@@ -15,21 +17,37 @@ def shipped_models() -> list[str]:
     return sorted(path.name for path in FOLDER.glob("*") if is_bundle(path))
 
 
-def find_model(model: str | os.PathLike[str]) -> Path:
+def find_model(model: str | os.PathLike[str], revision: str | None = None) -> Path:
     """The folder that a path or name means; it need not be there.
 
     A folder of the working directory comes before a shipped bundle of the same name if it holds a
-    model: `scenes` may also be a data set.
+    model: `scenes` may also be a data set. OWNER/NAME that is no folder here is one of the Hub.
+
+    Args:
+      model: path or name.
+      revision: branch, tag or commit of a model on the Hub.
+
+    Raises:
+      UserError: a model of the Hub that cannot be had.
     """
     path = Path(model).expanduser()
-    if holds_model(path) or os.fspath(model) not in shipped_models():
+    if holds_model(path):
         return path
-    return FOLDER / path
+    if os.fspath(model) in shipped_models():
+        return FOLDER / path
+    if hub.is_name(os.fspath(model)) and not path.exists():
+        return hub.fetch(os.fspath(model), revision)
+    return path
+
+
+def is_torch_directory(path: Path) -> bool:
+    """Whether a folder says that it holds a whole model in the published PyTorch layout."""
+    return (path / TORCH_INDEX).is_file()
 
 
 def holds_model(path: Path) -> bool:
     """Whether a folder looks like a bundle or a run directory."""
-    return is_bundle(path) or (path / "config.json").is_file()
+    return any((path / name).is_file() for name in (DESCRIPTION, "config.json", TORCH_INDEX))
 
 
 def what_models_are() -> str:
@@ -37,6 +55,7 @@ def what_models_are() -> str:
     names = ", ".join(shipped_models()) or "none here"
     return (
         "A model is a run directory that `unialign train --workdir` wrote (config.json, "
-        "tokenizer.json and checkpoints/), a bundle that `unialign bundle` wrote, or the name of a "
-        f"bundle that comes with the package ({names})."
+        "tokenizer.json and checkpoints/), a bundle that `unialign bundle` or `unialign convert` "
+        f"wrote, a PyTorch directory ({TORCH_INDEX}), OWNER/NAME on the Hugging Face Hub, or the "
+        f"name of a bundle that comes with the package ({names})."
     )

@@ -21,6 +21,7 @@ from unialign_jax.bundle.damage import (
     first_whole,
     quiet_orbax,
 )
+from unialign_jax.bundle.leaves import Keys, flatten, unflatten
 from unialign_jax.errors import UserError
 
 FORMAT = 1
@@ -34,6 +35,7 @@ def load_params(
     weights: str = "ema",
     step: int | None = None,
     sharding: Sharding | None = None,
+    wanted: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Any], int]:
     """The weights of a run, without its optimiser.
 
@@ -42,7 +44,9 @@ def load_params(
         weights: `ema` for the moving average or `raw` for the trained weights. Parts that have no
             average (a frozen text encoder) come from the trained weights.
         step: a saved step; the newest whole checkpoint if None.
-        sharding: where to put every array; the first device if None.
+        sharding: where to put an array that `wanted` does not have; the first device if None.
+        wanted: per part, a tree of `jax.ShapeDtypeStruct` with shardings; arrays of these names
+            and shapes are put there.
 
     Returns:
         `{"transformer": ..., "text_encoder": ...}` and the step.
@@ -74,20 +78,30 @@ def load_params(
                 name: EMA + name if weights == "ema" and name in averaged else name
                 for name in parts
             }
-            wanted = {
-                source: jax.tree.map(
-                    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-                    metadata.metadata[source],
-                )
-                for source in sources.values()
+            asked = {
+                source: _placed(metadata.metadata[source], (wanted or {}).get(name, {}), sharding)
+                for name, source in sources.items()
             }
-            loaded = read_trees(checkpointer, step, wanted, metadata)
+            loaded = read_trees(checkpointer, step, asked, metadata)
             return {name: loaded[source] for name, source in sources.items()}
 
         found = first_whole(directory, steps if step is None else [step], lambda s: (load(s), s))
     if found is None:
         raise UserError(f"{directory}: no checkpoint yet; train first.")
     return found[0]
+
+
+def _placed(saved: Mapping[str, Any], wanted: Mapping[str, Any], otherwise: Sharding) -> Any:
+    """What to ask Orbax for: the saved arrays, where they are wanted."""
+    places = dict(flatten(wanted))
+
+    def one(keys: Keys, leaf: Any) -> jax.ShapeDtypeStruct:
+        place = places.get(keys)
+        fits = place is not None and tuple(place.shape) == tuple(leaf.shape)
+        sharding = place.sharding if place is not None and fits else otherwise
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return unflatten((keys, one(keys, leaf)) for keys, leaf in flatten(saved))
 
 
 def read_metadata(checkpointer: Any, step: int) -> Any:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from orbax.checkpoint import v1 as ocp
 
 from unialign_jax.bundle.contents import (
     COMPONENTS,
@@ -19,18 +19,102 @@ from unialign_jax.bundle.contents import (
     FORMAT,
     TOKENIZER,
     file_hashes,
-    is_bundle,
     named_arrays,
     needed_config,
     render,
-    tree_hash,
 )
-from unialign_jax.bundle.damage import disk_errors
+from unialign_jax.bundle.folder import new_folder
+from unialign_jax.bundle.leaves import Leaf, leaves_of, write_component
+from unialign_jax.bundle.read import Bundle
 from unialign_jax.errors import UserError, bullets
-from unialign_jax.models.functional import Params, count_parameters
+from unialign_jax.models.functional import Params
 
+WHAT = "bundle"
 # Orbax's note of where it wrote to; nothing reads it, and a bundle may be anywhere.
 _MARKER = "commit_success.txt"
+
+
+class BundleWriter:
+    """A bundle that is being written, component by component.
+
+    Attributes:
+        folder: a temporary one beside the bundle's.
+        final: the bundle's.
+        components: what the description will say of each.
+    """
+
+    def __init__(self, folder: Path, final: Path):
+        self.folder, self.final = folder, final
+        self.components: dict[str, dict[str, Any]] = {}
+
+    def add(
+        self,
+        component: str,
+        leaves: Iterable[Leaf],
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> None:
+        """Writes the arrays of a component, a few in memory at a time."""
+        written = write_component(self.folder / component, leaves, progress)
+        for marker in (self.folder / component).rglob(_MARKER):
+            marker.unlink()
+        self.components[component] = {"folder": component, **written}
+
+    def take(self, component: str, source: Bundle, *, refer: bool) -> None:
+        """Takes a component of another bundle over: a copy, or where it lies.
+
+        Args:
+            component: of `source`.
+            source: the other bundle.
+            refer: names the other bundle, relative to this one, in place of copying.
+        """
+        home = source.home(component)
+        entry = dict(home.components[component])
+        if refer:
+            where = Path(os.path.relpath(home.path, self.final)).as_posix()
+            del entry["folder"]
+            self.components[component] = {"bundle": where, **entry}
+            return
+        shutil.copytree(home.path / entry["folder"], self.folder / component)
+        self.components[component] = {**entry, "folder": component}
+
+    def finish(
+        self,
+        *,
+        config: Mapping[str, Any],
+        tokenizer: str | os.PathLike[str] | None,
+        switches: Mapping[str, Any],
+        made_from: Mapping[str, Any],
+        name: str | None = None,
+    ) -> dict[str, Any]:
+        """Writes the rest, the description last, and returns that; arguments as `write_bundle`."""
+        if tokenizer is not None:
+            shutil.copyfile(tokenizer, self.folder / TOKENIZER)
+        description = {
+            "format": FORMAT,
+            "name": name or self.final.name,
+            "config": needed_config(config),
+            "switches": dict(switches),
+            "made_from": dict(made_from),
+            "components": self.components,
+            "files": file_hashes(self.folder),
+        }
+        # Last: without it the folder is not a bundle.
+        (self.folder / DESCRIPTION).write_text(render(description), "utf-8")
+        return description
+
+
+@contextlib.contextmanager
+def new_bundle(
+    destination: str | os.PathLike[str], overwrite: bool = False
+) -> Iterator[BundleWriter]:
+    """Gives a writer; the bundle gets its name once the block is through.
+
+    Raises:
+        UserError: the destination is taken or cannot be written.
+    """
+    final = Path(destination).expanduser().absolute()
+    with new_folder(final, overwrite, DESCRIPTION, WHAT) as folder:
+        yield BundleWriter(folder, final)
 
 
 def write_bundle(
@@ -44,19 +128,23 @@ def write_bundle(
     dtype: str = "float32",
     name: str | None = None,
     overwrite: bool = False,
+    others: Mapping[str, Bundle] | None = None,
+    refer: bool = False,
 ) -> dict[str, Any]:
     """Writes a bundle.
 
     Args:
         destination: its folder.
         config: a resolved config as nested dicts; the parts that sampling needs are kept.
-        params: {"transformer", "text_encoder"}, nested dicts of floating-point arrays.
+        params: nested dicts of floating-point arrays, per component.
         tokenizer: a `tokenizer.json`.
         switches: settings of the network that change what the weights are, see `models.switches`.
         made_from: JSON values that say where the weights come from.
         dtype: of the stored arrays; one of `DTYPES`.
         name: of the model; the folder's if None.
         overwrite: replaces a bundle of that name.
+        others: components that are taken from other bundles as they are.
+        refer: names those bundles in place of copying from them.
 
     Returns:
         The description, as in `unialign.json`.
@@ -65,67 +153,15 @@ def write_bundle(
         UserError: the destination is taken or cannot be written, or a parameter has no finite value
             in that dtype.
     """
-    final = Path(destination).expanduser().absolute()
-    check_destination(final, overwrite)
-    stored = {part: _cast(params[part], dtype, part) for part in COMPONENTS}
-    partial = final.with_name(f".{final.name}.partial-{os.getpid()}")
-    with disk_errors(final):
-        try:
-            partial.mkdir(parents=True)
-            for part, tree in stored.items():
-                ocp.save(str(partial / part), tree)
-            for marker in partial.rglob(_MARKER):
-                marker.unlink()
-            shutil.copyfile(tokenizer, partial / TOKENIZER)
-            description = {
-                "format": FORMAT,
-                "name": name or final.name,
-                "config": needed_config(config),
-                "switches": dict(switches),
-                "made_from": dict(made_from),
-                "components": {
-                    part: {
-                        "folder": part,
-                        "dtype": dtype,
-                        "parameters": count_parameters(tree),
-                        "sha256": tree_hash(tree),
-                    }
-                    for part, tree in stored.items()
-                },
-                "files": file_hashes(partial),
-            }
-            # Last: without it the folder is not a bundle.
-            (partial / DESCRIPTION).write_text(render(description), "utf-8")
-            _put_in_place(partial, final)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    return description
-
-
-def check_destination(final: Path, overwrite: bool) -> None:
-    """Refuses to write over what is there, or over anything that is no bundle.
-
-    Raises:
-        UserError: it exists; says what to do.
-    """
-    if not final.exists() or (final.is_dir() and not any(final.iterdir())):
-        return
-    if not is_bundle(final):
-        raise UserError(f"{final}: exists and is no bundle. Name another destination.")
-    if not overwrite:
-        raise UserError(
-            f"{final}: exists. Name another destination, or replace it with --overwrite."
+    stored = {part: _cast(params[part], dtype, part) for part in COMPONENTS if part in params}
+    with new_bundle(destination, overwrite) as writer:
+        for part, tree in stored.items():
+            writer.add(part, leaves_of(tree))
+        for part, source in (others or {}).items():
+            writer.take(part, source, refer=refer)
+        return writer.finish(
+            config=config, tokenizer=tokenizer, switches=switches, made_from=made_from, name=name
         )
-
-
-def _put_in_place(partial: Path, final: Path) -> None:
-    if not final.exists():
-        partial.rename(final)
-        return
-    aside = final.with_name(f".{final.name}.replaced-{os.getpid()}")
-    final.rename(aside)
-    partial.rename(final)
-    shutil.rmtree(aside)
 
 
 def _cast(tree: Params, dtype: str, part: str) -> Params:

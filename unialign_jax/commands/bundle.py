@@ -45,7 +45,7 @@ def run(args: argparse.Namespace, extra: Sequence[str]) -> int:
         UserError: not a run, or a destination that is taken or cannot be written.
     """
     del extra
-    from unialign_jax.sampling.loading import bundle_run
+    from unialign_jax.sampling.bundling import bundle_run
 
     description = bundle_run(
         args.run,

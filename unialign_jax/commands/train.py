@@ -71,7 +71,9 @@ def dry_run(config: dict[str, Any]) -> str:
     from unialign_jax.data.tokenizer import TextTokenizer
     from unialign_jax.training.describe import describe
     from unialign_jax.training.setup import make_setup
+    from unialign_jax.training.start import completed
 
+    config = completed(config)
     directory = Path(config["data"]["path"])
     if not directory.exists():
         return describe(make_setup(config, None), (), ())

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from unialign_jax.bundle.copying import contiguous
 from unialign_jax.convert import tables
 from unialign_jax.convert.tables import Entry, Tree, at_layer, linear, same
 from unialign_jax.errors import UserError
@@ -42,7 +43,7 @@ def _qkv(path: str, names: tuple[str, str, str], heads: int) -> Iterator[Entry]:
     yield Entry(
         f"{path}/kernel",
         tuple(f"{n}.weight" for n in names),
-        lambda a: np.stack([w.T.reshape(w.shape[1], heads, -1) for w in a], axis=1),
+        lambda a: np.stack([contiguous(w.T).reshape(w.shape[1], heads, -1) for w in a], axis=1),
         lambda x: [x[:, i].reshape(x.shape[0], -1).T for i in range(3)],
     )
     yield Entry(

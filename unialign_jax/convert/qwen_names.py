@@ -9,7 +9,7 @@ values, stacked on one axis there, have an axis each here: (in, 3, heads, head c
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from unialign_jax.errors import UserError
 from unialign_jax.models import functional
 from unialign_jax.models.teachers.qwen_layout import CHANNELS, QwenVisionConfig
 from unialign_jax.models.teachers.qwen_vision import QwenVision
+
+T = TypeVar("T")
 
 WHAT = "Qwen2.5-VL vision tower"
 PREFIXES = ("model.visual.", "visual.")
@@ -144,7 +146,7 @@ def build(config: QwenVisionConfig) -> functional.Functional:
     return functional.build(lambda rngs: QwenVision(config, rngs))
 
 
-def strip_prefix(state: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], str]:
+def strip_prefix(state: Mapping[str, T]) -> tuple[dict[str, T], str]:
     """The tower's own arrays under the names that they have in a tower alone.
 
     Args:

@@ -15,7 +15,7 @@ from unialign_jax.models.teachers.siglip_config import SigLIPConfig, TextConfig,
 
 WHAT = "SigLIP encoder"
 # 0, 1, 2, ...: buffers that older versions of transformers saved with the weights.
-_BUFFERS = frozenset(("text_model.embeddings.position_ids", "vision_model.embeddings.position_ids"))
+BUFFERS = frozenset(("text_model.embeddings.position_ids", "vision_model.embeddings.position_ids"))
 
 # Our name, the key in the file, and the default of transformers: a file leaves out what equals it.
 _TOWER_SIZES = (
@@ -183,7 +183,7 @@ def siglip_from_torch(state: Mapping[str, np.ndarray], config: SigLIPConfig) -> 
     Raises:
       UserError: lists the missing, the unexpected and the mis-shaped names.
     """
-    weights = {name: array for name, array in state.items() if name not in _BUFFERS}
+    weights = {name: array for name, array in state.items() if name not in BUFFERS}
     return tables.from_torch(weights, table(config), abstract_parameters(config), WHAT)
 
 

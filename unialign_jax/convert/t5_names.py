@@ -16,7 +16,7 @@ from unialign_jax.models.t5 import T5Config, T5Encoder
 WHAT = "text encoder"
 # The reference keeps the first name; the second is the same tensor under its tied name.
 TOKEN_TABLE = "shared.weight"
-_TIED_TOKEN_TABLE = "encoder.embed_tokens.weight"
+TIED_TOKEN_TABLE = "encoder.embed_tokens.weight"
 _RELATIVE_BIAS = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
 _ATTENTION = {"query": "q", "key": "k", "value": "v", "out": "o"}
 _MLP = {"gate": "wi_0", "up": "wi_1", "down": "wo"}
@@ -104,13 +104,13 @@ def t5_from_torch(state: Mapping[str, np.ndarray], config: T5Config) -> Tree:
       UserError: lists the missing, the unexpected and the mis-shaped names.
     """
     state = dict(state)
-    tied = state.pop(_TIED_TOKEN_TABLE, None)
+    tied = state.pop(TIED_TOKEN_TABLE, None)
     if tied is not None:
         first = state.setdefault(TOKEN_TABLE, tied)
         # NaN-safe equality of bits: a copy of the table that differs would be lost silently.
         if first.shape != tied.shape or first.tobytes() != tied.tobytes():
             raise UserError(
-                f"text encoder's weights: {TOKEN_TABLE} and {_TIED_TOKEN_TABLE} differ, but the "
+                f"text encoder's weights: {TOKEN_TABLE} and {TIED_TOKEN_TABLE} differ, but the "
                 "encoder has one token table; delete the one that is not in use"
             )
     return tables.from_torch(state, table(config), abstract_parameters(config), WHAT)

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from unialign_jax.bundle.contents import named_arrays
 from unialign_jax.errors import UserError
 
 Tree = dict[str, Any]
@@ -163,7 +164,7 @@ def to_torch(
       UserError: the tree is not that of the component, or has other shapes.
     """
     paths = {entry.path for entry in table}
-    found = dict(leaves_of(params))
+    found = dict(named_arrays(params))
     wrong = sorted(set(found) ^ paths)
     if wrong:
         raise UserError(
@@ -200,12 +201,3 @@ def get_path(tree: Tree, path: str) -> Any:
     for key in path.split("/"):
         tree = tree[key]
     return tree
-
-
-def leaves_of(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(path, leaf) of a nested dict, in its order."""
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from leaves_of(value, f"{prefix}{key}/")
-        else:
-            yield f"{prefix}{key}", value

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from unialign_jax.bundle.copying import contiguous, read_ahead
 from unialign_jax.convert.weight_files import DTYPES, INDEX_SUFFIX, SUFFIX
 
 LIMIT = 5_000_000_000
@@ -54,7 +55,8 @@ def write_weights(
       stem: `STEM.safetensors`, or `STEM-00001-of-00002.safetensors` and so on with
         `STEM.safetensors.index.json`.
       planned: the tensors; those of a file are read widest type first.
-      read: name -> array, of the planned dtype and shape.
+      read: name -> array, of the planned dtype and shape; called in the order of the files, in a
+        thread of its own.
       limit: bytes of a file, at most; a larger tensor gets one of its own.
 
     Returns:
@@ -100,14 +102,15 @@ def _write_file(path: Path, planned: Sequence[Planned], read: Callable[[str], An
     raw += b" " * (-len(raw) % _ALIGNMENT)
     with path.open("wb") as file:
         file.write(len(raw).to_bytes(8, "little") + raw)
-        for tensor in ordered:
-            array = np.asarray(read(tensor.name))
+        for tensor, array in read_ahead(
+            ordered, lambda t: contiguous(np.asarray(read(t.name))), lambda t: t.size
+        ):
             if array.dtype != tensor.dtype or array.shape != tensor.shape:
                 raise ValueError(
                     f"{tensor.name} is {array.dtype} {array.shape}, planned was {tensor.dtype} "
                     f"{tensor.shape}"
                 )
-            file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+            file.write(array.reshape(-1).view(np.uint8).data)
         file.flush()
         os.fsync(file.fileno())
     return path

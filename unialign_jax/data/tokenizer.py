@@ -105,6 +105,10 @@ class TextTokenizer:
         """Writes a `tokenizer.json`."""
         Path(path).write_text(self.to_json(), encoding="utf-8")
 
+    def vocabulary(self) -> dict[str, int]:
+        """Every token with its id."""
+        return self._tokenizer.get_vocab(with_added_tokens=True)
+
     def pieces(self, text: str) -> list[int]:
         """The ids of a text without end token, padding or truncation."""
         return self._tokenizer.encode(text, add_special_tokens=False).ids

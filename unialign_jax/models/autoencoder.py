@@ -150,7 +150,7 @@ class Middle(nnx.Module):
         self.block_1 = ResidualBlock((channels, channels), config, rngs)
         self.norm = GroupNorm(channels, config)
         axes = ("embed", "heads")
-        make = {"rngs": rngs, "dtype": config.dtype}
+        make = {"rngs": rngs, "dtype": config.dtype, "param_dtype": config.param_dtype}
         self.query = linear(channels, channels, axes, **make)
         self.key = linear(channels, channels, axes, **make)
         self.value = linear(channels, channels, axes, **make)

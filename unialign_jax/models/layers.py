@@ -22,6 +22,7 @@ def linear(
     *,
     rngs: nnx.Rngs,
     dtype: str = "float32",
+    param_dtype: str = "float32",
     use_bias: bool = True,
     kernel_init: nnx.Initializer | None = None,
     bias_init: nnx.Initializer = nnx.initializers.zeros,
@@ -33,7 +34,8 @@ def linear(
       features_out: size, or sizes, of the axes that replace it.
       axes: logical names of the kernel's dimensions, (in, out...).
       rngs: random streams.
-      dtype: dtype of the computation; parameters are float32.
+      dtype: dtype of the computation.
+      param_dtype: dtype in which the parameters are created.
       use_bias: whether there is a b.
       kernel_init: initialiser of W; Xavier uniform over (in, product of out) unless given.
       bias_init: initialiser of b.
@@ -44,6 +46,7 @@ def linear(
         out,
         use_bias=use_bias,
         dtype=jnp.dtype(dtype),
+        param_dtype=jnp.dtype(param_dtype),
         kernel_init=kernel_init or nnx.initializers.xavier_uniform(),
         bias_init=bias_init,
         rngs=rngs,

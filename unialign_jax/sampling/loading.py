@@ -1,4 +1,4 @@
-"""Models from disk: a run directory, a bundle, or the name of a bundle of the package."""
+"""Models from disk or from the Hub: a run directory, a bundle, PyTorch weights, or a name."""
 
 from __future__ import annotations
 
@@ -8,15 +8,22 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from unialign_jax.bundle.contents import DESCRIPTION, TOKENIZER, is_bundle, read_description
-from unialign_jax.bundle.shipped import find_model, what_models_are
+from unialign_jax.bundle.contents import (
+    AUTOENCODER,
+    DESCRIPTION,
+    TEXT_ENCODER,
+    TOKENIZER,
+    TRANSFORMER,
+    is_bundle,
+    read_description,
+)
+from unialign_jax.bundle.shipped import find_model, is_torch_directory, what_models_are
 from unialign_jax.config import load_json
 from unialign_jax.errors import UserError
 from unialign_jax.models.functional import Params
-from unialign_jax.models.switches import weight_switches
 from unialign_jax.parallel import rules
 from unialign_jax.parallel.mesh import MeshConfig, make_mesh
-from unialign_jax.sampling.model import Model, build_model, check_parameters, require_pixels
+from unialign_jax.sampling.model import Model, build_model, check_parameters
 
 # Of a data set's `source`: what an evaluation asks for. Its paths stay on the machine.
 _OF_THE_DATA = ("name", "level", "pixels")
@@ -29,34 +36,42 @@ def load_model(
     dtype: str | None = None,
     step: int | None = None,
     mesh: Mesh | None = None,
+    param_dtype: str | None = "float32",
+    revision: str | None = None,
 ) -> tuple[Model, Params, int]:
     """Reads a model.
 
     Args:
-      path: a directory that `unialign train` or `unialign bundle` wrote, or the name of a bundle of
-        the package.
+      path: a directory that `unialign train`, `unialign bundle` or `unialign convert` wrote, one of
+        the published PyTorch layout, the name of a bundle of the package, or OWNER/NAME on the Hub.
       weights: of a run: "ema" for the moving average, "raw" for the last weights. A bundle has one
         of them; "raw" is refused where it has the average.
       dtype: compute dtype in place of the model's, for example "bfloat16".
       step: a saved step; None is the newest, and the only one of a bundle.
-      mesh: where the parameters go, whole on every device; None is `default_mesh()`.
+      mesh: where the parameters go, each split as its rule says; None is `default_mesh()`.
+      param_dtype: dtype of the parameters; None leaves them as they are stored.
+      revision: branch, tag or commit of a model on the Hub.
 
     Returns:
-      The model, its float32 parameters and the step that they were saved at.
+      The model, its parameters and the step that they were saved at (0 where none is known).
 
     Raises:
       UserError: not a model, damaged, no such step, or parameters that do not fit the config.
     """
-    from unialign_jax.bundle.read import read_bundle
+    from unialign_jax.bundle.read import Bundle
     from unialign_jax.bundle.weights import load_params
 
-    path = find_model(path)
-    sharding = rules.replicated(mesh or default_mesh())
+    path = find_model(path, revision)
+    mesh = mesh or default_mesh()
+    if is_torch_directory(path):
+        return _load_torch(path, dtype, mesh, param_dtype)
     if not is_bundle(path):
         model = read_model(path, dtype=dtype)
-        params, step = load_params(path, weights, step=step, sharding=sharding)
+        params, step = load_params(
+            path, weights, step=step, sharding=rules.replicated(mesh), wanted=placed(model, mesh)
+        )
         check_parameters(model, params, path)
-        return model, params, step
+        return model, _cast(params, param_dtype), step
     made_from = read_description(path)["made_from"]
     for what, asked, has in (
         ("step", made_from["step"] if step is None else step, made_from["step"]),
@@ -64,10 +79,44 @@ def load_model(
     ):
         if asked != has:
             raise UserError(f"{path}: this bundle has {what} {has}, not {asked}.")
-    model = read_model(path, dtype=dtype)
-    _, params = read_bundle(path, sharding)
-    check_parameters(model, params, path)
-    return model, params, made_from["step"]
+    model, bundle = read_model(path, dtype=dtype), Bundle(path)
+    check_parameters(model, {name: bundle.shapes(name) for name in model.networks}, path)
+    wanted = placed(model, mesh)
+    params = {name: bundle.load(name, wanted[name], param_dtype) for name in model.networks}
+    return model, params, made_from["step"] or 0
+
+
+def placed(model: Model, mesh: Mesh) -> dict[str, Any]:
+    """The parameters of every network as `jax.ShapeDtypeStruct`, sharded by the rules."""
+
+    def one(network: Any) -> Any:
+        places = rules.shardings(network.axes, network.abstract, mesh)
+        return jax.tree.map(
+            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+            network.abstract,
+            places,
+        )
+
+    return {name: one(network) for name, network in model.networks.items()}
+
+
+def _load_torch(
+    path: Path, dtype: str | None, mesh: Mesh, param_dtype: str | None
+) -> tuple[Model, Params, int]:
+    """A model of the published layout, parameter by parameter onto the devices."""
+    from unialign_jax.convert import directory
+
+    found = directory.open_directory(path)
+    model = build_model(found.config, found.tokenizer(), dtype=dtype)
+    params = {
+        name: found.parts[name].load(wanted, param_dtype)
+        for name, wanted in placed(model, mesh).items()
+    }
+    return model, params, 0
+
+
+def _cast(params: Params, dtype: str | None) -> Params:
+    return params if dtype is None else jax.tree.map(lambda leaf: leaf.astype(dtype), params)
 
 
 def read_model(path: Path, *, dtype: str | None = None) -> Model:
@@ -78,18 +127,33 @@ def read_model(path: Path, *, dtype: str | None = None) -> Model:
       dtype: compute dtype in place of the model's.
 
     Raises:
-      UserError: not a model, or a wrong config or tokenizer.
+      UserError: not a model, one that lacks its text encoder or tokenizer, or a wrong config.
     """
     from unialign_jax.data.tokenizer import TextTokenizer
 
     config, where = model_config(path), path / (DESCRIPTION if is_bundle(path) else "config.json")
+    if is_bundle(path):
+        _check_complete(path)
     tokenizer = TextTokenizer.from_file(path / TOKENIZER)
     try:
-        model = build_model(config, tokenizer, dtype=dtype)
-        require_pixels(model)
+        return build_model(config, tokenizer, dtype=dtype)
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
-    return model
+
+
+def _check_complete(path: Path) -> None:
+    """Refuses a bundle that holds a part of a model only."""
+    description = read_description(path)
+    needed = [TRANSFORMER, TEXT_ENCODER]
+    needed += [AUTOENCODER] if description["config"].get("autoencoder") else []
+    missing = [name for name in needed if name not in description["components"]]
+    missing += [] if TOKENIZER in description["files"] else [TOKENIZER]
+    if missing:
+        raise UserError(
+            f"{path}: this bundle has no {', '.join(missing)}: it is a part of a model. Training "
+            "can start from it (init_from); to sample, convert it again with the other parts: "
+            "`unialign convert to-jax SRC DST --components BUNDLE`."
+        )
 
 
 def model_config(path: Path) -> dict[str, Any]:
@@ -100,6 +164,10 @@ def model_config(path: Path) -> dict[str, Any]:
     """
     if is_bundle(path):
         return read_description(path)["config"]
+    if is_torch_directory(path):
+        from unialign_jax.convert.directory import open_directory
+
+        return open_directory(path).config
     if not (path / "config.json").is_file():
         found = "not a run directory (no config.json)" if path.exists() else "not there"
         raise UserError(f"{path} is {found}. {what_models_are()}")
@@ -115,75 +183,6 @@ def data_source(path: Path) -> dict[str, Any]:
     if not isinstance(source, dict):
         return {}
     return {key: source[key] for key in _OF_THE_DATA if key in source}
-
-
-def bundle_run(
-    run: str | Path,
-    destination: str | Path,
-    weights: str = "ema",
-    *,
-    step: int | None = None,
-    dtype: str = "float32",
-    name: str | None = None,
-    config_name: str | None = None,
-    overwrite: bool = False,
-) -> dict[str, Any]:
-    """Makes a bundle from a run directory.
-
-    Args:
-      run: a directory that `unialign train` wrote.
-      destination: the bundle's folder.
-      weights: "ema" or "raw".
-      step: a saved step; None is the newest.
-      dtype: of the stored arrays.
-      name: of the model; the destination's if None.
-      config_name: what the run was started with, such as "scenes:demo"; recorded together with the
-        keys in which the run differs from it.
-      overwrite: replaces a bundle.
-
-    Returns:
-      The bundle's description.
-
-    Raises:
-      UserError: not a run, no such step, a destination that is taken or cannot be written.
-    """
-    from unialign_jax.bundle.write import check_destination, write_bundle
-
-    run = Path(run).expanduser()
-    if is_bundle(run):
-        raise UserError(f"{run}: is a bundle; a bundle is made from a run directory.")
-    check_destination(Path(destination).expanduser(), overwrite)
-    config = model_config(run)
-    model, params, step = load_model(run, weights, step=step)
-    return write_bundle(
-        destination,
-        config=config,
-        params=params,
-        tokenizer=run / TOKENIZER,
-        switches=weight_switches(model.config),
-        made_from={
-            "config": config_name,
-            "changed": _changed(config, config_name),
-            "seed": config.get("seed"),
-            "step": step,
-            "weights": weights,
-            "data": data_source(run),
-        },
-        dtype=dtype,
-        name=name,
-        overwrite=overwrite,
-    )
-
-
-def _changed(config: dict[str, Any], name: str | None) -> list[str]:
-    """The keys in which a run differs from a shipped config, but for those of one machine."""
-    from unialign_jax.config import diff, load_config
-
-    if name is None:
-        return []
-    machine = ("data.path", "data.workers", "mesh.")
-    found = diff(load_config(name), config)
-    return [str(change) for change in found if not change.key.startswith(machine)]
 
 
 def default_mesh(devices: list | None = None) -> Mesh:

@@ -13,21 +13,15 @@ from unialign_jax.config import to_dataclass
 from unialign_jax.diffusion import flow
 from unialign_jax.errors import UserError, bullets
 from unialign_jax.models import functional
+from unialign_jax.models.autoencoder import AutoencoderConfig
 from unialign_jax.models.functional import Functional, Params
+from unialign_jax.models.latents import Latents
 from unialign_jax.models.mmdit import MMDiT
 from unialign_jax.models.mmdit_config import MMDiTConfig
 from unialign_jax.models.t5 import T5Config, T5Encoder
 
 if TYPE_CHECKING:
     from unialign_jax.data.tokenizer import TextTokenizer
-
-# What the reference's demonstrations and benchmark steer away from (uniAlignment.md 2.10). Small
-# models trained on few photographs have no idea of these words; for them the null text is better.
-REFERENCE_NEGATIVE_PROMPT = (
-    "low quality, blurry, low resolution, backlit, cartoon, animated, deformed, oversaturated, "
-    "undersaturated, out of frame"
-)
-PIXEL_CHANNELS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +69,7 @@ class Model:
       image_size: side of the square images it was trained on, in pixels.
       text_length: tokens L of every text.
       sample: defaults for sampling.
-      pixel_scale: of pixels as latents, see `models.pixels`.
+      latents: what is diffused: pixels, or the latents of `params["vae"]`.
     """
 
     transformer: Functional
@@ -85,7 +79,25 @@ class Model:
     image_size: int
     text_length: int
     sample: SampleConfig
-    pixel_scale: float = 1.0
+    latents: Latents = dataclasses.field(default_factory=Latents)
+
+    @property
+    def networks(self) -> dict[str, Functional]:
+        """Every network by the name of its parameters."""
+        found = {"transformer": self.transformer, "text_encoder": self.text_encoder}
+        if self.latents.autoencoder is not None:
+            found["vae"] = self.latents.autoencoder
+        return found
+
+    @property
+    def patch_pixels(self) -> int:
+        """Side of a patch in pixels: heights and widths of images are multiples of it."""
+        return self.config.patch_size * self.latents.factor
+
+    @property
+    def largest_side(self) -> int:
+        """Height and width of an image, at most, in pixels."""
+        return self.patch_pixels * self.config.position_table_size
 
 
 def build_model(
@@ -94,12 +106,14 @@ def build_model(
     """The model of a resolved config, as structure and shapes.
 
     Args:
-      config: nested dicts with the sections `model`, `text_encoder`, `data` and `sample`.
+      config: nested dicts with the sections `model`, `text_encoder`, `data` and `sample`, and
+        `autoencoder` where pixels are not the latents.
       tokenizer: the one that the model was trained with; None where only shapes are wanted.
-      dtype: compute dtype of both networks in place of the config's.
+      dtype: compute dtype of the transformer and the text encoder in place of the config's.
 
     Raises:
-      UserError: a section or value that is missing or wrong.
+      UserError: a section or value that is missing or wrong, or channels of the network that are
+        not those of the latents.
     """
     sections = {}
     for name in ("model", "text_encoder", "data", "sample"):
@@ -115,6 +129,15 @@ def build_model(
     for name in ("image_size", "text_length"):
         if not isinstance(sections["data"].get(name), int):
             raise UserError(f"config key `data.{name}` is missing or no whole number.")
+    latents = Latents(float(sections["data"].get("pixel_scale", 1.0)))
+    if config.get("autoencoder"):
+        section = dict(config["autoencoder"])
+        latents = Latents.of(to_dataclass(AutoencoderConfig, section, where="autoencoder"))
+    if transformer.channels != latents.channels:
+        raise UserError(
+            f"model.channels is {transformer.channels}, but the latents have {latents.channels} "
+            f"channels: {_what_latents_are(latents)}"
+        )
     return Model(
         transformer=functional.build(lambda rngs: MMDiT(transformer, rngs)),
         text_encoder=functional.build(lambda rngs: T5Encoder(encoder, rngs)),
@@ -123,34 +146,27 @@ def build_model(
         image_size=sections["data"]["image_size"],
         text_length=sections["data"]["text_length"],
         sample=to_dataclass(SampleConfig, sections["sample"], where="sample"),
-        pixel_scale=float(sections["data"].get("pixel_scale", 1.0)),
+        latents=latents,
     )
 
 
-def require_pixels(model: Model) -> None:
-    """Refuses models whose latents are those of an autoencoder.
-
-    Raises:
-      UserError: the model does not work on pixels.
-    """
-    if model.config.channels != PIXEL_CHANNELS:
-        raise UserError(
-            f"model.channels is {model.config.channels}: this version samples models of pixels "
-            f"({PIXEL_CHANNELS} channels); it has no autoencoder to decode latents with."
+def _what_latents_are(latents: Latents) -> str:
+    if latents.config is None:
+        return (
+            "without a section `autoencoder` they are pixels. A model that was converted or "
+            "started (init_from) together with its autoencoder has that section."
         )
+    return "they are those of the section `autoencoder`."
 
 
 def check_parameters(model: Model, params: Params, where: str | Path) -> None:
-    """Compares names and shapes of parameters with what the networks take.
+    """Compares names and shapes of parameters, or of their shapes, with what the networks take.
 
     Raises:
       UserError: they differ; lists the first differences.
     """
-    wanted = {
-        "transformer": model.transformer.abstract,
-        "text_encoder": model.text_encoder.abstract,
-    }
-    want, have = _shapes(wanted), _shapes(params)
+    want = _shapes({name: network.abstract for name, network in model.networks.items()})
+    have = _shapes(params)
     wrong = [
         f"{name}: the config has {want.get(name, 'none')}, the checkpoint {have.get(name, 'none')}"
         for name in sorted(want.keys() | have.keys())

@@ -24,7 +24,7 @@ from unialign_jax.diffusion import flow
 from unialign_jax.errors import UserError
 from unialign_jax.models.functional import Params
 from unialign_jax.sampling.loading import default_mesh, load_model
-from unialign_jax.sampling.model import Model, require_pixels
+from unialign_jax.sampling.model import Model
 from unialign_jax.sampling.programs import Programs, mesh_of, parts_of
 from unialign_jax.sampling.requests import (
     INPUTS,
@@ -59,11 +59,11 @@ class Pipeline:
 
     Args:
       model: networks, tokenizer, sizes, defaults.
-      params: {"transformer", "text_encoder"}; placed on one device or a mesh.
+      params: {"transformer", "text_encoder"} and, where pixels are not the latents, "vae"; placed
+        on one device or a mesh.
     """
 
     def __init__(self, model: Model, params: Params):
-        require_pixels(model)
         self.model = model
         self.params = params
         self._programs = Programs(model)
@@ -77,21 +77,35 @@ class Pipeline:
         *,
         step: int | None = None,
         mesh: Mesh | None = None,
+        param_dtype: str | None = "float32",
+        revision: str | None = None,
     ) -> Pipeline:
-        """Loads a run directory of `unialign train`, or a bundle of `unialign bundle`.
+        """Loads a model: a run directory, a bundle, a PyTorch directory, or one of the Hub.
 
         Args:
-          path: the directory, or the name of a bundle that comes with the package.
+          path: the directory of a run (`unialign train`), of a bundle (`unialign bundle`, `unialign
+            convert`) or of the published PyTorch layout (model_index.json); the name of a bundle
+            that comes with the package; or OWNER/NAME on the Hugging Face Hub.
           weights: of a run: "ema" for the moving average, "raw" for the last weights.
           dtype: compute dtype, for example "bfloat16"; None is the model's.
           step: a saved step; None is the newest.
-          mesh: devices over which batches are split; None takes this process's accelerators.
+          mesh: devices over which batches are split, and parameters where its fsdp or tensor axis
+            is above 1; None takes this process's accelerators.
+          param_dtype: dtype in which the parameters are held, for example "bfloat16"; None leaves
+            them as they are stored.
+          revision: of a model on the Hub: a branch, tag or commit; name a commit to pin it.
 
         Raises:
           UserError: anything else, or a model that cannot be read.
         """
         model, params, _ = load_model(
-            path, weights, dtype=dtype, step=step, mesh=mesh or default_mesh()
+            path,
+            weights,
+            dtype=dtype,
+            step=step,
+            mesh=mesh or default_mesh(),
+            param_dtype=param_dtype,
+            revision=revision,
         )
         return cls(model, params)
 
@@ -348,13 +362,11 @@ class Pipeline:
             raise UserError(f"steps is {steps}: at least 1.")
         if not np.isfinite(guidance) or guidance < 0:
             raise UserError(f"guidance is {guidance}: a number from 0.")
-        config = self.model.config
-        largest = config.patch_size * config.position_table_size
+        step, largest = self.model.patch_pixels, self.model.largest_side
         for name, pixels in zip(("height", "width"), size, strict=True):
-            if pixels % config.patch_size or not 0 < pixels <= largest:
+            if pixels % step or not 0 < pixels <= largest:
                 raise UserError(
-                    f"{name} is {pixels}: a multiple of {config.patch_size} from "
-                    f"{config.patch_size} to {largest}."
+                    f"{name} is {pixels}: a multiple of {step} from {step} to {largest}."
                 )
         for seed, _ in seeds:
             check_seed(seed)

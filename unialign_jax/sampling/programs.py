@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from unialign_jax.models import pixels
+from unialign_jax.models import tiling
 from unialign_jax.models.functional import Params
 from unialign_jax.parallel import rules
 from unialign_jax.sampling import samplers
@@ -23,8 +23,8 @@ from unialign_jax.sampling.model import Model
 if TYPE_CHECKING:
     from jaxtyping import Float, Int32, UInt8, UInt32
 
-# What an item's key is folded with, by use.
-START_NOISE, TEXT_DRAWS = range(2)
+# What an item's key is folded with, by use; the last counts up with the conditions.
+START_NOISE, TEXT_DRAWS, IMAGE_DRAWS = range(3)
 
 
 class Programs:
@@ -38,6 +38,7 @@ class Programs:
         self._model = model
         self._images = jax.jit(self._sample_images, static_argnames=("size", "mesh"))
         self._texts = jax.jit(self._sample_texts, static_argnames=("steps", "mesh"))
+        self._decode = jax.jit(self._decoded, static_argnames=("mesh",))
 
     def images(
         self,
@@ -54,7 +55,7 @@ class Programs:
         """Images for prompts.
 
         Args:
-          params: {"transformer", "text_encoder"}.
+          params: of every network of the model.
           ids: the prompts.
           negative: the prompt to be guided away from; None runs unguided.
           conditions: 0 to 3 condition images per item.
@@ -76,7 +77,15 @@ class Programs:
             size=size,
             mesh=mesh,
         )
-        return np.asarray(made)
+        if self._model.latents.autoencoder is None:
+            return np.asarray(made)
+        # By itself: large images are decoded in tiles, whatever the sampling needs.
+        decoded = tiling.decode_tiled(
+            lambda tile: self._decode(params["vae"], tile, mesh=mesh),
+            made,
+            self._model.latents.factor,
+        )
+        return to_uint8(decoded)
 
     def texts(
         self,
@@ -99,19 +108,34 @@ class Programs:
         prompt = encode_text(ids)
         if negative is not None:
             negative = jnp.broadcast_to(encode_text(negative), prompt.shape)
-        shape = (*size, self._model.config.channels)
-        keys = _keys(seeds, START_NOISE)
-        start = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+        space = self._model.latents
+        shape = (*(side // space.factor for side in size), space.channels)
+        start = _normal(seeds, START_NOISE, shape)
         latents, _ = samplers.sample_image(
             self._model.transformer.bind(params["transformer"]),
             start,
             prompt,
             negative,
-            tuple(pixels.encode(c, self._model.pixel_scale) for c in conditions),
+            tuple(self._encoded(params, c, seeds, i) for i, c in enumerate(conditions)),
             sigmas=levels,
             guidance=guidance,
         )
-        return _gathered(pixels.decode(latents, self._model.pixel_scale), mesh)
+        made = latents if space.autoencoder is not None else space.decode(params, latents)
+        return _gathered(made, mesh)
+
+    def _encoded(self, params, images, seeds, index):
+        """Latents of given images; those of an autoencoder are drawn, as in the reference."""
+        space = self._model.latents
+        noise = None
+        if space.autoencoder is not None:
+            sides = (side // space.factor for side in images.shape[1:3])
+            noise = _normal(seeds, IMAGE_DRAWS + index, (*sides, space.channels))
+        return space.encode(params, images, noise)
+
+    def _decoded(self, params, latents, *, mesh):
+        network = self._model.latents.autoencoder
+        assert network is not None
+        return _gathered(network.bind(params).decode(latents), mesh)
 
     def _sample_texts(self, params, images, ids, seeds, *, steps, mesh):
         shape = (ids.shape[1], self._model.config.vocab_size)
@@ -124,7 +148,7 @@ class Programs:
         tokens, _ = samplers.sample_text(
             self._model.transformer.bind(params["transformer"]),
             self._model.text_encoder.bind(params["text_encoder"]),
-            pixels.encode(images, self._model.pixel_scale),
+            self._encoded(params, images, seeds, 0),
             ids,
             uniform,
             steps=steps,
@@ -144,6 +168,15 @@ def mesh_of(params: Params) -> Mesh | None:
 def parts_of(mesh: Mesh | None) -> int:
     """The number of pieces that a batch is cut into; batch sizes are multiples of it."""
     return 1 if mesh is None else int(np.prod([mesh.shape[axis] for axis in rules.BATCH_AXES]))
+
+
+def to_uint8(images: Float[np.ndarray, "B H W 3"]) -> UInt8[np.ndarray, "B H W 3"]:
+    """[-1, 1] to bytes, rounded and clipped."""
+    return np.round(np.clip((images + 1.0) * 127.5, 0.0, 255.0)).astype(np.uint8)
+
+
+def _normal(seeds: Any, use: int, shape: tuple[int, ...]) -> Any:
+    return jax.vmap(lambda key: jax.random.normal(key, shape))(_keys(seeds, use))
 
 
 def _keys(seeds: Any, use: int) -> Any:

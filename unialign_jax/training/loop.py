@@ -24,6 +24,7 @@ from unialign_jax.compilation_cache import enable_compilation_cache
 from unialign_jax.data import pipeline, prepared
 from unialign_jax.data.tokenizer import TextTokenizer
 from unialign_jax.errors import Interrupted, UserError
+from unialign_jax.training import start as start_from
 from unialign_jax.training.checkpoints import Checkpoints
 from unialign_jax.training.metrics import LaggedMetrics, MetricsWriter, StepReport, Throughput
 from unialign_jax.training.prefetch import Prefetch
@@ -75,6 +76,7 @@ def train(
     run = RunDirectory(workdir)
     tokenizer_path = prepared.Prepared(config["data"]["path"]).tokenizer_path()
     tokenizer = TextTokenizer.from_file(tokenizer_path)
+    config = start_from.completed(config, run.recorded(), tokenizer)
     setup = make_setup(config, tokenizer)
     main = jax.process_index() == 0
     changed = run.create(config, tokenizer_path, accept_changes) if main else []

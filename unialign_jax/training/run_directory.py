@@ -49,6 +49,12 @@ class RunDirectory:
         self.metrics = self.path / "metrics.jsonl"
         self.samples = self.path / "samples"
 
+    def recorded(self) -> dict[str, Any] | None:
+        """The config that the run was last started with; None where nothing is saved yet."""
+        if not self.config.exists() or not self.has_checkpoints():
+            return None
+        return configs.load_json(self.config)
+
     def create(
         self,
         config: Any,
@@ -69,8 +75,8 @@ class RunDirectory:
             UserError: the directory cannot be written, or holds a run of another config.
         """
         changed: list[Difference] = []
-        if self.config.exists() and self.has_checkpoints():
-            before = configs.load_json(self.config)
+        before = self.recorded()
+        if before is not None:
             changed = changes(before, config, self.path, accept_changes)
         for directory in (self.path, self.checkpoints, self.samples):
             make_directory(directory)

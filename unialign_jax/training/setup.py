@@ -19,7 +19,8 @@ from unialign_jax.objective import TextTokens
 from unialign_jax.objective_config import ObjectiveConfig
 from unialign_jax.parallel import rules
 from unialign_jax.parallel.mesh import MeshConfig, make_mesh
-from unialign_jax.sampling.model import PIXEL_CHANNELS, Model, build_model
+from unialign_jax.sampling.model import Model, build_model
+from unialign_jax.training import start
 from unialign_jax.training import state as train_state
 from unialign_jax.training.optimizer import OptimizerConfig, make_optimizer
 from unialign_jax.training.state import TrainState
@@ -42,6 +43,8 @@ SECTIONS = (
     "checkpoint",
     "mesh",
     "sample",
+    "autoencoder",
+    "init_from",
 )
 
 
@@ -119,11 +122,19 @@ class Setup:
     abstract: TrainState
 
     def init(self) -> TrainState:
-        """A fresh state, made in its shardings: no device ever holds more than its part."""
+        """A fresh state, made in its shardings: no device ever holds more than its part.
+
+        Raises:
+            UserError: the bundle to start from (`init_from`) is damaged or of other sizes.
+        """
+        given: dict[str, Any] = {}
+        if self.config.get("init_from"):
+            given = start.load(self.config["init_from"], self.abstract.params)
         make = jax.jit(
-            lambda: _create(self.model, self.tx, self.step), out_shardings=self.shardings
+            lambda given: _create(self.model, self.tx, self.step, given),
+            out_shardings=self.shardings,
         )
-        return make()
+        return make(given)
 
     @property
     def shardings(self) -> TrainState:
@@ -180,7 +191,7 @@ def make_setup(
         tokens=_text_tokens(tokenizer, data.text_length),
         seed=config.get("seed", 0),
         micro_batches=train.micro_batches,
-        pixel_scale=data.pixel_scale,
+        latents=model.latents,
         train_text_encoder=bool(config.get("text_encoder", {}).get("train", False)),
         ema_decay=ema.decay,
         ema_warmup=ema.warmup,
@@ -206,11 +217,18 @@ def _text_tokens(tokenizer: TextTokenizer | None, length: int) -> TextTokens:
     return TextTokens(tokenizer.mask_id, tokenizer.end_id, null_ids)
 
 
-def _create(model: Model, tx: optax.GradientTransformation, step: StepConfig) -> TrainState:
+def _create(
+    model: Model,
+    tx: optax.GradientTransformation,
+    step: StepConfig,
+    given: Mapping[str, Any] | None = None,
+) -> TrainState:
+    """The state of a run that has not begun; parts that are `given` are not drawn."""
     keys = jax.random.split(jax.random.key(step.seed), 2)
+    keys = {"transformer": keys[0], "text_encoder": keys[1], "vae": keys[0]}
     params = {
-        "transformer": model.transformer.init(keys[0]),
-        "text_encoder": model.text_encoder.init(keys[1]),
+        name: given[name] if given and name in given else network.init(keys[name])
+        for name, network in model.networks.items()
     }
     return train_state.create(
         params, tx, train_text_encoder=step.train_text_encoder, with_ema=step.ema_decay > 0
@@ -222,10 +240,7 @@ def _abstract_state(
 ) -> TrainState:
     """Shapes and shardings of the state: parameters by the rules, moments and EMA like them."""
     abstract = jax.eval_shape(lambda: _create(model, tx, step))
-    axes = {
-        "transformer": model.transformer.axes,
-        "text_encoder": model.text_encoder.axes,
-    }
+    axes = {name: network.axes for name, network in model.networks.items()}
     params = rules.shardings(axes, abstract.params, mesh)
     part = train_state.trainable(params, train_text_encoder=step.train_text_encoder)
     shapes = train_state.trainable(abstract.params, train_text_encoder=step.train_text_encoder)
@@ -258,15 +273,11 @@ def _check_sizes(model: Model, train: TrainConfig, data: DataConfig, mesh: Mesh)
                 f"tokens. Set {section}.vocab_size to {tokens}, or prepare the data with a "
                 "smaller tokenizer."
             )
-    if model.config.channels != PIXEL_CHANNELS:
+    if data.image_size % model.patch_pixels or data.image_size > model.largest_side:
         raise UserError(
-            f"model.channels is {model.config.channels}: training reads pixels, which have "
-            f"{PIXEL_CHANNELS} channels. There is no autoencoder to make latents with."
-        )
-    if data.image_size % model.config.patch_size:
-        raise UserError(
-            f"data.image_size {data.image_size} is not a multiple of model.patch_size "
-            f"{model.config.patch_size}."
+            f"data.image_size {data.image_size} is not a multiple of {model.patch_pixels} pixels "
+            f"(model.patch_size {model.config.patch_size} times {model.latents.factor} pixels per "
+            f"latent) up to {model.largest_side}."
         )
     rows = train.global_batch // train.micro_batches
     if train.global_batch % train.micro_batches:

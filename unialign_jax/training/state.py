@@ -15,7 +15,8 @@ class TrainState:
 
     Attributes:
       step: int32 scalar, the number of steps done.
-      params: {"transformer": ..., "text_encoder": ...}, nested dicts of float32 arrays.
+      params: {"transformer": ..., "text_encoder": ...} and, where pixels are not the latents,
+        "vae", which is never trained; nested dicts of float32 arrays.
       opt_state: state of the optax transformation over the trainable part of `params`.
       ema: float32 moving average of the trainable part, or None.
     """
@@ -28,7 +29,8 @@ class TrainState:
 
 def trainable(params: dict[str, Any], *, train_text_encoder: bool) -> dict[str, Any]:
     """The part of the parameters that the optimiser updates."""
-    return params if train_text_encoder else {"transformer": params["transformer"]}
+    names = ("transformer", "text_encoder") if train_text_encoder else ("transformer",)
+    return {name: params[name] for name in names}
 
 
 def create(

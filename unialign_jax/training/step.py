@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from unialign_jax.models import pixels
 from unialign_jax.models.functional import Functional
+from unialign_jax.models.latents import Latents
 from unialign_jax.objective import (
     Batch,
     TextTokens,
@@ -22,6 +22,9 @@ from unialign_jax.objective_config import ObjectiveConfig
 from unialign_jax.training.state import TrainState, trainable
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
+
+# What a step's key is folded with for the draws of latents; the loss folds with small numbers.
+_IMAGE_DRAWS = 1 << 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +37,7 @@ class StepConfig:
       seed: of the run; step s draws from fold_in(key(seed), s).
       micro_batches: pieces into which the batch is cut, their gradients accumulated.
       train_text_encoder: whether the text encoder learns too.
-      pixel_scale: of pixels as latents, see `models.pixels`.
+      latents: what the pixels of a batch become.
       ema_decay: of the moving average; 0 keeps none.
       ema_warmup: whether the decay grows as (1 + step) / (10 + step) up to `ema_decay`.
     """
@@ -44,7 +47,7 @@ class StepConfig:
     seed: int = 0
     micro_batches: int = 1
     train_text_encoder: bool = False
-    pixel_scale: float = 1.0
+    latents: Latents = dataclasses.field(default_factory=Latents)
     ema_decay: float = 0.0
     ema_warmup: bool = True
 
@@ -70,7 +73,7 @@ def make_train_step(
 
     Returns:
       (state, batch) -> (state, metrics). `batch.target` and `batch.conditions` may be uint8
-      pixels, which become [-1, 1]. Metrics are float32 scalars: `loss`, `loss/TERM` for each term
+      pixels, which become latents. Metrics are float32 scalars: `loss`, `loss/TERM` for each term
       that has its inputs, `grad_norm` (before clipping) and `lr`.
     """
 
@@ -95,13 +98,9 @@ def make_train_step(
         return total, report.terms
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-        batch = dataclasses.replace(
-            batch,
-            target=pixels.encode(batch.target, config.pixel_scale),
-            conditions=tuple(pixels.encode(c, config.pixel_scale) for c in batch.conditions),
-        )
-        part: Any = trainable(state.params, train_text_encoder=config.train_text_encoder)
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        batch = _with_latents(config.latents, state.params, batch, key)
+        part: Any = trainable(state.params, train_text_encoder=config.train_text_encoder)
         gradient = jax.value_and_grad(loss, has_aux=True)
         (total, terms), grads = _accumulate(
             lambda b, k: gradient(part, state.params, b, k, state.step), batch, key, config
@@ -116,6 +115,21 @@ def make_train_step(
         return done, metrics
 
     return step
+
+
+def _with_latents(space: Latents, params: Any, batch: Batch, key: Any) -> Batch:
+    """The batch with latents in place of pixels, drawn as the reference draws them."""
+
+    def encode(images: Any, use: int) -> Any:
+        noise = None
+        if space.autoencoder is not None and images.dtype == jnp.uint8:
+            sides = (side // space.factor for side in images.shape[1:3])
+            shape = (images.shape[0], *sides, space.channels)
+            noise = jax.random.normal(jax.random.fold_in(key, _IMAGE_DRAWS + use), shape)
+        return space.encode(params, images, noise)
+
+    conditions = tuple(encode(images, 1 + i) for i, images in enumerate(batch.conditions))
+    return dataclasses.replace(batch, target=encode(batch.target, 0), conditions=conditions)
 
 
 def _accumulate(gradient: Any, batch: Batch, key: Any, config: StepConfig) -> Any:

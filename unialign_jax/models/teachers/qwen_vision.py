@@ -20,6 +20,7 @@ import numpy as np
 from flax import nnx
 
 from unialign_jax.models import rotary
+from unialign_jax.models.layers import linear
 from unialign_jax.models.teachers.qwen_layout import (
     Layout,
     QwenVisionConfig,
@@ -35,16 +36,15 @@ _INITIAL_DEVIATION = 0.02
 
 
 def _linear(config: QwenVisionConfig, features_in, features_out, axes, rngs, *, use_bias=True):
-    return nnx.LinearGeneral(
+    return linear(
         features_in,
         features_out,
-        use_bias=use_bias,
-        dtype=jnp.dtype(config.dtype),
-        param_dtype=jnp.dtype(config.param_dtype),
-        kernel_init=nnx.initializers.normal(_INITIAL_DEVIATION),
+        axes,
         rngs=rngs,
-        kernel_metadata={"axes": axes},
-        bias_metadata={"axes": axes[1:]},
+        dtype=config.dtype,
+        param_dtype=config.param_dtype,
+        use_bias=use_bias,
+        kernel_init=nnx.initializers.normal(_INITIAL_DEVIATION),
     )
 
 

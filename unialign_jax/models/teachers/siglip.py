@@ -20,6 +20,7 @@ from flax import nnx
 
 from unialign_jax.models import functional
 from unialign_jax.models.attention import attention
+from unialign_jax.models.layers import linear
 from unialign_jax.models.teachers.siglip_config import SigLIPConfig, TowerConfig
 
 if TYPE_CHECKING:
@@ -49,15 +50,9 @@ def normalise(features: Float[Array, "*B F"]) -> Float[Array, "*B F"]:
     return features / jnp.linalg.norm(features, axis=-1, keepdims=True)
 
 
-def _linear(config: SigLIPConfig, shape, axes, rngs: nnx.Rngs) -> nnx.Linear:
-    return nnx.Linear(
-        *shape,
-        dtype=jnp.dtype(config.dtype),
-        param_dtype=jnp.dtype(config.param_dtype),
-        kernel_init=nnx.initializers.xavier_uniform(),
-        kernel_metadata={"axes": axes},
-        bias_metadata={"axes": axes[1:]},
-        rngs=rngs,
+def _linear(config: SigLIPConfig, shape, axes, rngs: nnx.Rngs) -> nnx.LinearGeneral:
+    return linear(
+        shape[0], shape[1], axes, rngs=rngs, dtype=config.dtype, param_dtype=config.param_dtype
     )
 
 

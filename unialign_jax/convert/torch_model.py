@@ -1,4 +1,8 @@
-"""The dual-stream transformer in plain PyTorch, float32, NCHW, with the reference's names."""
+"""The dual-stream transformer in plain PyTorch, float32, NCHW, with the reference's names.
+
+Written from the description in the goldens' README and proven on the goldens. `convert --check` and
+the tests load weights into it with strict=True; it imports torch and is imported only by them.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from unialign_jax.models.mmdit_config import MMDiTConfig
 
 TIME_FEATURES = 256
 
@@ -52,6 +58,24 @@ class Sizes:
             adapter_hidden=extra["adapter_hidden_dim"],
             adapter_out=extra["adapter_out_dim"],
             mask_id=extra["mask_index"],
+        )
+
+    @classmethod
+    def of(cls, config: MMDiTConfig) -> Sizes:
+        """The sizes of one of our networks."""
+        return cls(
+            heads=config.heads,
+            head_dim=config.width // config.heads,
+            layers=config.layers,
+            patch=config.patch_size,
+            channels=config.channels,
+            text_width=config.text_width,
+            vocab=config.vocab_size,
+            sample_size=config.sample_size,
+            table_size=config.position_table_size,
+            null_tokens=config.null_image_tokens,
+            adapter_hidden=config.adapter_hidden,
+            adapter_out=config.adapter_out,
         )
 
     def to_json(self) -> tuple[dict, dict]:
@@ -99,18 +123,24 @@ def time_sincos(timestep: Tensor) -> Tensor:
     """[B] on the scale 0..1000 to [B, 256], cosines first."""
     half = TIME_FEATURES // 2
     exponent = -math.log(10000) * torch.arange(half, dtype=timestep.dtype) / half
-    angles = timestep[:, None] * torch.exp(exponent)[None, :]
+    # exp in float64, then rounded: float32's last bit depends on the processor.
+    frequencies = torch.exp(exponent.double()).to(timestep.dtype)
+    angles = timestep[:, None] * frequencies[None, :]
     return torch.cat([torch.cos(angles), torch.sin(angles)], dim=-1)
 
 
 def layer_norm(x: Tensor) -> Tensor:
+    """Over channels, without scale and shift."""
     return F.layer_norm(x, x.shape[-1:], eps=1e-6)
 
 
 class PatchEmbed(nn.Module):
+    """Patches by a convolution, and the cropped table of positions."""
+
     def __init__(self, sizes: Sizes):
         super().__init__()
         self.sizes = sizes
+        self.pos_embed: Tensor
         self.proj = nn.Conv2d(sizes.channels, sizes.width, sizes.patch, stride=sizes.patch)
         self.register_buffer("pos_embed", torch.from_numpy(position_table(sizes)))
 
@@ -135,11 +165,14 @@ class Modulation(nn.Module):
 
 
 class Attention(nn.Module):
+    """Joint attention of both streams, image tokens first."""
+
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.heads = heads
-        for name in ("to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj"):
-            setattr(self, name, nn.Linear(width, width))
+        self.to_q, self.to_k, self.to_v = (nn.Linear(width, width) for _ in range(3))
+        self.add_q_proj, self.add_k_proj = (nn.Linear(width, width) for _ in range(2))
+        self.add_v_proj = nn.Linear(width, width)
         self.to_out = nn.ModuleList([nn.Linear(width, width)])
         self.to_add_out = nn.Linear(width, width)
 
@@ -157,6 +190,8 @@ class Attention(nn.Module):
 
 
 class Gelu(nn.Module):
+    """A linear layer and the tanh form of GELU."""
+
     def __init__(self, width: int, hidden: int):
         super().__init__()
         self.proj = nn.Linear(width, hidden)
@@ -166,6 +201,8 @@ class Gelu(nn.Module):
 
 
 class FeedForward(nn.Module):
+    """The MLP of a stream."""
+
     def __init__(self, width: int):
         super().__init__()
         down = nn.Linear(4 * width, width)
@@ -176,6 +213,8 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
+    """One joint block."""
+
     def __init__(self, sizes: Sizes):
         super().__init__()
         width = sizes.width
@@ -206,6 +245,8 @@ class Block(nn.Module):
 
 
 class Adapter(nn.Module):
+    """A semantic adapter: mean over tokens, then two layers with SiLU after each."""
+
     def __init__(self, sizes: Sizes):
         super().__init__()
         self.fc = nn.Sequential(
@@ -220,6 +261,8 @@ class Adapter(nn.Module):
 
 
 class TimeEmbedder(nn.Module):
+    """The MLP on the features of a timestep."""
+
     def __init__(self, width: int):
         super().__init__()
         self.linear_1, self.linear_2 = nn.Linear(TIME_FEATURES, width), nn.Linear(width, width)
