@@ -26,7 +26,7 @@ from tests.convert.conftest import (
 from unialign_jax.bundle.read import Bundle
 from unialign_jax.convert.recognise import recognise
 from unialign_jax.convert.to_jax import BUFFERS, MASK_TOKEN, open_components, to_jax
-from unialign_jax.convert.to_torch import Options, to_torch
+from unialign_jax.convert.to_torch import Options, prepare, to_torch
 from unialign_jax.data.tokenizer import TextTokenizer
 from unialign_jax.errors import UserError
 from unialign_jax.sampling.exporting import open_source
@@ -68,20 +68,31 @@ def _block(name: str) -> int:
     return sum(int(part) for part in name.split(".") if part.isdecimal() and "blocks" in name)
 
 
-def test_a_change_of_one_leaf_changes_exactly_its_tensor(original, tmp_path):
-    before = there_and_back(original, tmp_path)[TRANSFORMER]
+def test_a_change_of_one_leaf_changes_exactly_its_tensors(original, tmp_path):
+    """For every array that a bundle holds, of every component."""
+    converted(original, tmp_path / "bundle")
     source = open_source(tmp_path / "bundle")
 
-    def changed(order):
-        for leaf in source.leaves["transformer"](order):
-            if (leaf.path, leaf.layer) == ("blocks/layers/text/up/kernel", 1):
-                leaf = dataclasses.replace(leaf, read=lambda leaf=leaf: leaf.read() + 1)
-            yield leaf
+    for part in source.leaves:
+        arrays = {(leaf.path, leaf.layer): leaf.read() for leaf in source.leaves[part]([])}
 
-    other = dataclasses.replace(source, leaves={**source.leaves, "transformer": changed})
-    to_torch(other, tmp_path / "other", Options())
-    after = load_file(tmp_path / "other" / TRANSFORMER)
-    assert equal(before, after) == ["transformer_blocks.1.ff_context.net.0.proj.weight"]
+        def held(order, part=part, arrays=arrays):
+            for leaf in source.leaves[part](order):
+                yield dataclasses.replace(leaf, read=lambda k=(leaf.path, leaf.layer): arrays[k])
+
+        leaves = {**source.leaves, part: held}
+        made = prepare(dataclasses.replace(source, leaves=leaves), Options())[1][part]
+        names = [tensor.name for tensor in made.planned]
+        before, seen = {name: made.read(name).tobytes() for name in names}, set()
+        for key, array in list(arrays.items()):
+            arrays[key] = array + np.asarray(1, array.dtype)
+            changed = {name for name in names if made.read(name).tobytes() != before[name]}
+            arrays[key] = array
+            # Queries, keys and values are one array of ours.
+            assert len(changed) == (3 if "/qkv/" in key[0] else 1), (key, changed)
+            assert not seen & changed
+            seen |= changed
+        assert seen == set(names) - {BUFFER}
 
 
 def test_queries_keys_and_values_of_different_dtypes_are_refused(published, tmp_path):

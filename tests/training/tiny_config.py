@@ -8,6 +8,7 @@ def get_config() -> ConfigDict:
     return ConfigDict(
         {
             "seed": 0,
+            "init_from": "",
             "model": {
                 "width": 32,
                 "heads": 2,
