@@ -74,6 +74,46 @@ def test_a_config_of_another_network_names_its_key(published):
         recognise(published)
 
 
+@pytest.mark.parametrize(
+    ("file", "key", "value"),
+    [
+        ("transformer", "sample_size", None),
+        ("transformer", "num_attention_heads", 0),
+        ("transformer", "num_layers", 10**12),
+        ("transformer", "joint_attention_dim", "24"),
+        ("text_encoder", "d_model", 2.5),
+        ("text_encoder", "num_layers", True),
+        ("vae", "scaling_factor", "x"),
+        ("vae", "block_out_channels", 3),
+        ("vae", "latent_channels", 10**30),
+    ],
+)
+def test_a_size_of_a_wrong_kind_names_file_and_key(published, file, key, value):
+    path = published / file / "config.json"
+    write(path, {**json.loads(path.read_text()), key: value})
+    with pytest.raises(UserError, match=f"{file}/config.json: {key} is"):
+        recognise(published)
+
+
+def test_pytorch_weights_are_no_source_for_pytorch(published):
+    with pytest.raises(UserError, match="holds PyTorch weights already"):
+        open_source(published)
+
+
+@pytest.mark.parametrize("shift", ["null", "NaN", "0", "-1", '"3"', "true", "Infinity"])
+def test_a_shift_that_is_none_names_its_file(published, shift):
+    (published / "scheduler/scheduler_config.json").write_text(f'{{"shift": {shift}}}')
+    with pytest.raises(UserError, match=r"scheduler_config.json: shift is .*: a number above 0"):
+        recognise(published)
+
+
+def test_a_damaged_tokenizer_is_not_taken_over(published, tmp_path):
+    (published / "tokenizer/tokenizer.json").write_text("{}")
+    with pytest.raises(UserError, match="tokenizer/tokenizer.json is not a tokenizer.json"):
+        converted(published, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
 def test_a_folder_of_components_without_an_index_says_which_to_name(published):
     (published / "model_index.json").unlink()
     with pytest.raises(UserError, match="it holds text_encoder, transformer, vae. Name one"):

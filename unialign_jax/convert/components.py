@@ -34,6 +34,17 @@ VOCABULARY = 32100
 # Every layer gets names of its own before any is looked for.
 DEEPEST = 1000
 _DEPTHS = {"num_layers", "depth", "num_hidden_layers", "layers_per_block"}
+# Sizes of the networks, by the names of the libraries: what is none of these is said by its key.
+LARGEST = 10**7
+_COUNTS = {
+    *("num_attention_heads", "attention_head_dim", "patch_size", "in_channels", "vocab_size"),
+    *("joint_attention_dim", "pos_embed_max_size", "d_model", "d_kv", "num_heads", "d_ff"),
+    *("latent_channels", "norm_num_groups", "hidden_size", "intermediate_size", "image_size"),
+    *("out_hidden_size", "spatial_merge_size", "temporal_patch_size", "window_size"),
+    "sample_size",
+}
+_NUMBERS = {"scaling_factor", "shift_factor"}
+_LISTS = {"block_out_channels", "fullatt_block_indexes", "down_block_types", "up_block_types"}
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -245,9 +256,16 @@ def _config(files: WeightFiles, component: str, read: Callable[[Any], Any]) -> A
 def _sized(file: Path, make: Callable[[], Any], json: Mapping[str, Any]) -> Any:
     """A config from a config.json; whatever is wrong with its values names the file."""
     for where in (json, *(v for v in json.values() if isinstance(v, dict))):
-        for key in _DEPTHS & set(where):
-            if not isinstance(where[key], int) or not 0 < where[key] <= DEEPEST:
-                raise UserError(f"{file}: {key} is {where[key]!r}: a number from 1 to {DEEPEST}.")
+        for key, value in where.items():
+            whole = type(value) is int
+            if key in _DEPTHS and (not whole or not 0 < value <= DEEPEST):
+                raise UserError(f"{file}: {key} is {value!r}: a number from 1 to {DEEPEST}.")
+            if key in _COUNTS and (not whole or not 0 < value <= LARGEST):
+                raise UserError(f"{file}: {key} is {value!r}: a number from 1 to {LARGEST}.")
+            if key in _NUMBERS and type(value) not in (int, float):
+                raise UserError(f"{file}: {key} is {value!r}: a number.")
+            if key in _LISTS and not isinstance(value, list):
+                raise UserError(f"{file}: {key} is {value!r}: a list.")
     try:
         return make()
     except (UserError, ValueError, TypeError) as error:

@@ -81,9 +81,19 @@ def open_directory(path: Path, **options: Any) -> TorchDirectory:
     }
     for part in parts.values():
         part.check()
-    scheduler = path / "scheduler" / "scheduler_config.json"
-    shift = float(read_json(scheduler).get("shift", 1.0)) if scheduler.is_file() else SHIFT
-    return TorchDirectory(path, parts, config_of(parts, shift))
+    return TorchDirectory(path, parts, config_of(parts, _shift_of(path)))
+
+
+def _shift_of(path: Path) -> float:
+    """The shift of the sampling noise levels that a folder's scheduler has."""
+    file = path / "scheduler" / "scheduler_config.json"
+    if not file.is_file():
+        return SHIFT
+    shift = read_json(file).get("shift", 1.0)
+    number = isinstance(shift, (int, float)) and not isinstance(shift, bool)
+    if not number or not 0 < shift < float("inf"):
+        raise UserError(f"{file}: shift is {shift!r}: a number above 0.")
+    return float(shift)
 
 
 def tokenizer_file(path: Path) -> Path:

@@ -68,6 +68,8 @@ def to_jax(
         at = components.path / TOKENIZER
         tokenizer = tokenizer or found.tokenizer or (at if at.is_file() else None)
     tokenizer = tokenizer or found.tokenizer
+    if tokenizer is not None:
+        TextTokenizer.from_file(tokenizer)  # or an error that names it
     if vector is not None:
         parts[TEXT_ENCODER] = with_mask_token(parts, vector, tokenizer)
     _check_fit(config)

@@ -7,7 +7,7 @@ from pathlib import Path
 from unialign_jax.bundle.contents import TOKENIZER, is_bundle
 from unialign_jax.bundle.leaves import leaves_of
 from unialign_jax.bundle.read import Bundle
-from unialign_jax.bundle.shipped import find_model
+from unialign_jax.bundle.shipped import find_model, is_torch_directory
 from unialign_jax.bundle.weights import load_params
 from unialign_jax.convert.exported import Arrays
 from unialign_jax.convert.to_torch import Source
@@ -30,6 +30,8 @@ def open_source(
       UserError: neither, or other weights or steps than a bundle has.
     """
     path = find_model(path)
+    if is_torch_directory(path):
+        raise UserError(f"{path}: holds PyTorch weights already. Name a bundle or a run directory.")
     tokenizer = path / TOKENIZER if (path / TOKENIZER).is_file() else None
     if not is_bundle(path):
         config = model_config(path)
