@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 from tests.convert.conftest import FILES, TRANSFORMER, equal, original
 from unialign_jax import cli
 from unialign_jax.commands import convert
+from unialign_jax.sampling.exporting import open_source
 
 __all__ = ["original"]
 
@@ -93,7 +94,7 @@ def test_check_sees_a_difference(call, original, tmp_path):
     state = load_file(file)
     state["text_proj_out.bias"] = state["text_proj_out.bias"] + np.float32(0.1)
     save_file(state, file)
-    found = convert._check(tmp_path / "bundle", other, quiet=True)
+    found = convert._check(open_source(tmp_path / "bundle").leaves, other, quiet=True)
     assert found["transformer logits"] > 1e-3 > 1e-5 > found["transformer velocity"]
 
 

@@ -100,7 +100,7 @@ def test_pytorch_weights_are_no_source_for_pytorch(published):
         open_source(published)
 
 
-@pytest.mark.parametrize("shift", ["null", "NaN", "0", "-1", '"3"', "true", "Infinity"])
+@pytest.mark.parametrize("shift", ["null", "0", "-1", '"3"', "true", "1e999"])
 def test_a_shift_that_is_none_names_its_file(published, shift):
     (published / "scheduler/scheduler_config.json").write_text(f'{{"shift": {shift}}}')
     with pytest.raises(UserError, match=r"scheduler_config.json: shift is .*: a number above 0"):
@@ -172,7 +172,7 @@ def test_a_destination_is_taken_only_when_asked(original, tmp_path):
         with pytest.raises(UserError, match="exists and is no bundle"):
             converted(original / "vae", tmp_path / "thesis", overwrite=overwrite)
         options, source = Options(overwrite=overwrite), open_source(_whole(original, tmp_path))
-        with pytest.raises(UserError, match="exists and is no folder of weights"):
+        with pytest.raises(UserError, match="exists and is no export of unialign"):
             to_torch(source, tmp_path / "thesis", options)
     assert (tmp_path / "thesis/chapter.txt").read_text() == "words"
 

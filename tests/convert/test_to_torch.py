@@ -81,7 +81,7 @@ def test_a_training_checkpoint_is_the_transformer_alone(original, source, tmp_pa
     file = tmp_path / "x/consolidated.00-of-01.safetensors"
     assert equal(load_file(original / TRANSFORMER), load_file(file)) == []
     names = sorted(path.name for path in (tmp_path / "x").iterdir())
-    assert names == ["README.md", "config.json", file.name]
+    assert names == ["README.md", "config.json", file.name, "unialign_export.json"]
 
 
 @pytest.mark.parametrize("component", ["text_encoder", "vae"])

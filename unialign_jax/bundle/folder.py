@@ -29,8 +29,12 @@ def new_folder(final: Path, overwrite: bool, marker: str, what: str) -> Iterator
     partial = final.with_name(f".{final.name}.partial-{os.getpid()}")
     with disk_errors(final):
         try:
+            # Of a killed process of the same number.
+            shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             yield partial
+            # Somebody else may have put something there meanwhile.
+            check_destination(final, overwrite, marker, what)
             _put_in_place(partial, final)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -42,6 +46,11 @@ def check_destination(final: Path, overwrite: bool, marker: str, what: str) -> N
     Raises:
         UserError: it exists; says what to do.
     """
+    final = final.absolute()
+    above = next(folder for folder in final.parents if folder.exists())
+    if final.name == ".." or not above.is_dir() or (final.is_symlink() and not final.exists()):
+        where = above if not above.is_dir() else final
+        raise UserError(f"{where}: is no place for a folder. Name another destination.")
     if not final.exists() or (final.is_dir() and not any(final.iterdir())):
         return
     if not (final / marker).is_file():

@@ -36,17 +36,19 @@ class Bundle:
 
     Args:
         path: its folder.
+        opened: bundles that refer to this one, none of which it may refer to.
 
     Attributes:
-        path: absolute.
+        path: absolute, links followed.
         description: `unialign.json` as nested dicts.
 
     Raises:
         UserError: of another format, damaged or incomplete; names the file or the component.
     """
 
-    def __init__(self, path: Path):
-        self.path = path.absolute()
+    def __init__(self, path: Path, opened: frozenset[Path] = frozenset()):
+        self.path = path.resolve()
+        self._opened = opened | {self.path}
         quiet_orbax()
         self.description = read_description(self.path)
         check_files(self.path, self.description)
@@ -116,8 +118,10 @@ class Bundle:
         if "bundle" not in entry:
             return self
         where = entry["bundle"]
+        if (self.path / where).resolve() in self._opened:
+            raise UserError(f"{self.path}: its component `{component}` refers back to itself.")
         if where not in self._others:
-            self._others[where] = _referred(self.path, component, where)
+            self._others[where] = _referred(self, component, where)
         other = self._others[where].components.get(component, {})
         if other.get("fingerprint") != entry["fingerprint"]:
             raise UserError(
@@ -204,12 +208,12 @@ class _Named:
             ) from error
 
 
-def _referred(path: Path, component: str, where: str) -> Bundle:
+def _referred(bundle: Bundle, component: str, where: str) -> Bundle:
     try:
-        return Bundle(path / where)
+        return Bundle(bundle.path / where, bundle._opened)
     except UserError as error:
         raise UserError(
-            f"{path}: its component `{component}` lies in another bundle, {where}: {error}"
+            f"{bundle.path}: its component `{component}` lies in another bundle, {where}: {error}"
         ) from error
 
 

@@ -69,8 +69,14 @@ class BundleWriter:
         """
         home = source.home(component)
         entry = dict(home.components[component])
+        lies = home.path.resolve()
+        if lies == self.final or lies.is_relative_to(self.final):
+            raise UserError(
+                f"{self.final}: its component `{component}` would come from the bundle that it "
+                "replaces. Name another destination."
+            )
         if refer:
-            where = Path(os.path.relpath(home.path, self.final)).as_posix()
+            where = Path(os.path.relpath(lies, self.final)).as_posix()
             del entry["folder"]
             self.components[component] = {"bundle": where, **entry}
             return
@@ -112,7 +118,7 @@ def new_bundle(
     Raises:
         UserError: the destination is taken or cannot be written.
     """
-    final = Path(destination).expanduser().absolute()
+    final = Path(destination).expanduser().resolve()
     with new_folder(final, overwrite, DESCRIPTION, WHAT) as folder:
         yield BundleWriter(folder, final)
 

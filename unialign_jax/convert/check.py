@@ -13,6 +13,7 @@ import numpy as np
 
 from unialign_jax.bundle.contents import AUTOENCODER, TEXT_ENCODER, TRANSFORMER
 from unialign_jax.bundle.leaves import Leaf, unflatten
+from unialign_jax.bundle.shipped import is_torch_directory
 from unialign_jax.convert.components import read_json
 from unialign_jax.convert.exported import Arrays
 from unialign_jax.convert.parts import Part
@@ -26,7 +27,7 @@ from unialign_jax.models.t5 import T5Encoder
 TOKENS = 16
 
 
-def compare(ours: Mapping[str, Arrays], theirs: Path) -> dict[str, float]:
+def compare(ours: Mapping[str, Arrays], theirs: Path) -> dict[str, float | None]:
     """Outputs of every component that both have, in float32 on random inputs.
 
     Args:
@@ -34,7 +35,8 @@ def compare(ours: Mapping[str, Arrays], theirs: Path) -> dict[str, float]:
       theirs: the PyTorch weights.
 
     Returns:
-      Per output the largest difference, relative to the largest magnitude that PyTorch computes.
+      Per output the largest difference, relative to the largest magnitude that PyTorch computes;
+      None for a component that was rewritten and has no counterpart there.
 
     Raises:
       UserError: PyTorch, transformers or diffusers is not installed.
@@ -45,15 +47,24 @@ def compare(ours: Mapping[str, Arrays], theirs: Path) -> dict[str, float]:
         raise UserError(
             "--check runs PyTorch: install it (`pip install unialign-jax[convert]`)."
         ) from error
-    found: dict[str, float] = {}
+    found: dict[str, float | None] = {}
     with torch.no_grad():
-        for name, part in recognise(theirs).parts.items():
-            # What was drawn anew or rewritten has no counterpart in PyTorch.
-            if name in ours and name in _COMPARED and not part.notes:
+        for name, part in _parts(theirs).items():
+            if name in ours and part.notes.get("dropped"):
+                found[name] = None
+            elif name in ours and name in _COMPARED:
                 found |= _COMPARED[name](
                     part, lambda name=name, part=part: _tree(ours[name](_order(part)))
                 )
     return found
+
+
+def _parts(theirs: Path) -> Mapping[str, Part]:
+    """The components of a folder, whole or not."""
+    folders = [name for name in _COMPARED if (theirs / name).is_dir()]
+    if is_torch_directory(theirs) or not folders:
+        return recognise(theirs).parts
+    return {name: part for f in folders for name, part in recognise(theirs / f).parts.items()}
 
 
 def _order(part: Part) -> list[tuple[str, int | None]]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from unialign_jax.convert.names import POSITION_BUFFER
 from unialign_jax.convert.parts import Tensors
-from unialign_jax.errors import UserError
+from unialign_jax.errors import UsageError, UserError
 
 HEAD_CHANNELS = 64
 _BLOCK = re.compile(r"transformer_blocks\.(\d+)\.")
@@ -31,11 +31,13 @@ def transformer_json(tensors: Tensors, path: Path, heads: int | None = None) -> 
 
     def shape(name: str, dimensions: int) -> tuple[int, ...]:
         tensor = tensors.get(name)
-        if tensor is None or len(tensor.shape) != dimensions:
+        if tensor is None or len(tensor.shape) != dimensions or 0 in tensor.shape:
             found = "is missing" if tensor is None else f"has the shape {tuple(tensor.shape)}"
             raise UserError(f"{path}: {name} {found}; it tells the sizes of the transformer.")
         return tuple(tensor.shape)
 
+    if heads is not None and heads < 1:
+        raise UsageError(f"--heads is {heads}: at least 1.")
     width, channels, patch, _ = shape("pos_embed.proj.weight", 4)
     if heads is None:
         if width % HEAD_CHANNELS:
@@ -55,7 +57,7 @@ def transformer_json(tensors: Tensors, path: Path, heads: int | None = None) -> 
         "patch_size": patch,
         "in_channels": channels,
         "joint_attention_dim": shape("context_embedder.weight", 2)[1],
-        "vocab_size": tensors["text_proj_out.weight"].shape[0]
+        "vocab_size": shape("text_proj_out.weight", 2)[0]
         if "text_proj_out.weight" in tensors
         else None,
         "sample_size": _base_cells(tensors[POSITION_BUFFER].read(), table) * patch,

@@ -157,8 +157,12 @@ def readme(
       config: of the transformer; None where there is none.
       components: what is in it.
     """
-    if config is None:
-        return f"# {name}\n\nComponents of a UniAlignment model: {', '.join(components)}.\n"
+    if config is None or (whole and len(components) < _WHOLE):
+        return (
+            f"# {name}\n\nComponents of a UniAlignment model, written by unialign_jax: "
+            f"{', '.join(components)}. Each folder loads alone, with the names of the PyTorch "
+            "reference.\n"
+        )
     sizes = ", ".join(f"{k} {v}" for k, v in dataclasses.asdict(config).items() if k in _SHOWN)
     strict = "" if adapters else ", strict=False"
     note = "" if adapters else _NO_ADAPTERS
@@ -167,6 +171,7 @@ def readme(
     return _DIRECTORY.format(name=name, sizes=sizes, note=note)
 
 
+_WHOLE = 3
 _SHOWN = ("width", "heads", "layers", "patch_size", "channels", "text_width", "vocab_size")
 _NO_ADAPTERS = (
     "\nThe two semantic adapters, which only training needs, were left out: D-DiT's classes load "

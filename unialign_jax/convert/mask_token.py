@@ -26,6 +26,8 @@ def read_vector(path: Path) -> np.ndarray:
     Raises:
       UserError: more or less than one vector, torch is missing, or the file is not safe to read.
     """
+    if not path.is_file():
+        raise UserError(f"{path}: is not there, or no file.")
     arrays = read_pickle(path) if path.suffix in PICKLES else _read_safetensors(path)
     if len(arrays) != 1:
         raise UserError(f"{path}: holds {len(arrays)} arrays; a mask-token embedding is one.")

@@ -181,12 +181,13 @@ def check_position_buffer(
     Raises:
       UserError: another shape, or a difference above `tolerance`.
     """
-    expected = position_buffer(config)
-    if buffer.shape != expected.shape:
+    shape = (1, config.position_table_size**2, config.width)
+    if buffer.shape != shape:
         raise UserError(
-            f"{POSITION_BUFFER} has shape {buffer.shape}, the config needs {expected.shape}; "
+            f"{POSITION_BUFFER} has shape {buffer.shape}, the config needs {shape}; "
             "check pos_embed_max_size and the width"
         )
+    expected = position_buffer(config)
     error = float(np.max(np.abs(buffer.astype(np.float32) - expected)))
     if not error <= tolerance:
         raise UserError(

@@ -63,7 +63,7 @@ def recognise(path: Path, **options: Any) -> Found:
     weights = open_weights(_weights_of(path))
     kind = _kind(weights)
     if kind == "vector":
-        return _vector(path)
+        return _vector(weights.path)
     if kind == TRANSFORMER:
         return _transformer(weights, options)
     part = components.PARTS[kind](weights.path)

@@ -28,6 +28,7 @@ RENAMED = {
     "proj_out": "image_proj_out",
 }
 DROPPED = "time_text_embed.text_embedder."
+_OURS = ("image_norm_out.", "image_proj_out.")
 _ADAPTERS = ("siglip_adapter_img.", "siglip_adapter_text.")
 _HEADS = ("text_proj_out.", "null_image_embd", *_ADAPTERS)
 _NEW_IN_LAST_BLOCK = ("attn.to_add_out.", "ff_context.")
@@ -35,7 +36,7 @@ _NEW_IN_LAST_BLOCK = ("attn.to_add_out.", "ff_context.")
 
 def is_sd3(tensors: Mapping[str, Any]) -> bool:
     """Whether the names are those of a `SD3Transformer2DModel`."""
-    return MARK in tensors
+    return MARK in tensors and not any(name.startswith(_OURS) for name in tensors)
 
 
 def refuse_variants(tensors: Tensors, path: Any) -> None:
@@ -88,7 +89,7 @@ def as_ours(
     for kind in ("weight", "bias"):
         name = f"{modulation}.{kind}"
         short = found.get(name)
-        if short is not None and short.shape[0] == 2 * config.width:
+        if short is not None and tuple(short.shape[:1]) == (2 * config.width,):
             found[name] = _six_chunks(short)
             notes["adapted"].append(f"{name}: shift and scale of SD3, gates of zero")
     last = f"transformer_blocks.{config.layers - 1}."
@@ -109,6 +110,8 @@ def _add_new(
     found: dict[str, Readable], config: MMDiTConfig, seed: int, new: tuple[str, ...]
 ) -> list[str]:
     """Draws the arrays whose names begin with one of `new`, where they are not there."""
+    if "context_embedder.weight" not in found:
+        return []
     dtype = found["context_embedder.weight"].dtype
     last, fresh = f"transformer_blocks.{config.layers - 1}.", _fresh(config, seed, dtype)
     added = []

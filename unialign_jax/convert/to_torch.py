@@ -29,6 +29,8 @@ from unialign_jax.models.t5 import T5Config
 LAYOUTS = ("diffusers", "checkpoint")
 CHECKPOINT = "consolidated.00-of-01"
 README = "README.md"
+# Tells a folder that was written here, which another call may replace.
+MARKER, WHAT = "unialign_export.json", "export of unialign"
 # Of the reference's stem for each component, as diffusers and transformers look for it.
 _STEMS = {
     TRANSFORMER: "diffusion_pytorch_model",
@@ -105,8 +107,8 @@ def to_torch(
         the dtype cannot hold; the destination is taken or full.
     """
     network, exports = prepare(source, options)
-    final = destination.expanduser().absolute()
-    with new_folder(final, options.overwrite, README, "folder of weights") as folder:
+    final = destination.expanduser().resolve()
+    with new_folder(final, options.overwrite, MARKER, WHAT) as folder:
         for name, made in exports.items():
             inside, stem = folder / name, _STEMS[name]
             if options.layout == "checkpoint":
@@ -239,6 +241,7 @@ def _write_small_files(
     whole = options.layout == "diffusers"
     text = layout.readme(source.name, whole, options.adapters, network, list(exports))
     (folder / README).write_text(text, "utf-8")
+    _write_json(folder / MARKER, {"name": source.name, "components": list(exports)})
     if network is not None:
         inside = folder / TRANSFORMER if whole else folder
         _write_json(inside / "config.json", layout.transformer_json(network))
@@ -267,8 +270,9 @@ def _write_small_files(
     (folder / "scheduler").mkdir()
     shift = float(source.config.get("sample", {}).get("shift", SHIFT))
     _write_json(folder / "scheduler" / "scheduler_config.json", layout.scheduler_json(shift))
-    index = layout.model_index(components, layout.tokenizer_class(source.tokenizer))
-    _write_json(folder / "model_index.json", index)
+    if set(_STEMS) <= set(exports):
+        index = layout.model_index(components, layout.tokenizer_class(source.tokenizer))
+        _write_json(folder / "model_index.json", index)
 
 
 def _main_dtype(planned: Iterable[Planned]) -> str:

@@ -229,6 +229,10 @@ def _check_all_listed(path: Path, listed: set[str]) -> None:
                 raise UserError(f"{path}: lists {found} of the {total} files of {stem}. {_REMEDY}.")
 
 
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number of JSON")
+
+
 def parse_json(path: Path, raw: bytes, what: str) -> dict[str, Any]:
     """A JSON object in which no key stands twice, or UserError."""
 
@@ -241,7 +245,8 @@ def parse_json(path: Path, raw: bytes, what: str) -> dict[str, Any]:
         return found
 
     try:
-        value = json.loads(raw.decode("utf-8"), object_pairs_hook=once)
+        text = raw.decode("utf-8")
+        value = json.loads(text, object_pairs_hook=once, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: {what} cannot be read as JSON: {error}") from error
     if not isinstance(value, dict):
