@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import types
 from importlib import metadata
+
+import jax
+import pytest
 
 from unialign_jax import cli
 from unialign_jax.commands import doctor
@@ -16,6 +20,21 @@ def test_doctor_reports_this_machine(capsys):
     assert len(report["devices"]) == 8
     assert report["attention"] == {"bfloat16": "xla", "float32": "xla"}
     assert report["problems"] == []
+
+
+@pytest.mark.parametrize(
+    ("platform", "backends"),
+    [
+        ("tpu", {"bfloat16": "splash", "float32": "splash"}),
+        ("gpu", {"bfloat16": "cudnn", "float32": "xla"}),
+    ],
+)
+def test_doctor_names_the_attention_backend_of_an_accelerator(monkeypatch, platform, backends):
+    device = types.SimpleNamespace(platform=platform, device_kind="some chip")
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    devices, attention = doctor.examine_devices([])
+    assert devices == [{"platform": platform, "kind": "some chip"}]
+    assert attention == backends
 
 
 def test_doctor_prints_the_same_as_text(capsys):

@@ -98,8 +98,10 @@ def examine_devices(problems: list[dict[str, str]]) -> tuple[list[dict[str, str]
 
         from unialign_jax.models.attention import default_backend
 
-        devices = [{"platform": d.platform, "kind": d.device_kind} for d in jax.devices()]
-        attention = {dtype: default_backend(dtype) for dtype in ("bfloat16", "float32")}
+        found = jax.devices()
+        devices = [{"platform": d.platform, "kind": d.device_kind} for d in found]
+        dtypes = ("bfloat16", "float32")
+        attention = {dtype: default_backend(found[0].platform, dtype) for dtype in dtypes}
     except (ImportError, RuntimeError) as error:
         platforms = os.environ.get("JAX_PLATFORMS")
         remedy = "unset JAX_PLATFORMS" if platforms else install_command(["jax"])

@@ -1,0 +1,77 @@
+"""Attention in plain products, which XLA compiles for any device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
+
+# The name that remat policies save attention's outputs by, whatever computes them.
+CHECKPOINT_NAME = "attention"
+
+
+def attend(
+    q: Float[Array, "B T H K"], k: Float[Array, "B S H K"], v: Float[Array, "B S H K"]
+) -> Float[Array, "B T H K"]:
+    """softmax(q k^T / sqrt(K)) v, the softmax in float32."""
+    # The same products as in `jax.nn`, whose reshapes cost a CPU more on short sequences.
+    logits = jnp.einsum("BTHK,BSHK->BHTS", q, k, preferred_element_type=jnp.float32)
+    weights = jax.nn.softmax(logits * q.shape[-1] ** -0.5, axis=-1).astype(v.dtype)
+    return checkpoint_name(jnp.einsum("BHTS,BSHK->BTHK", weights, v), CHECKPOINT_NAME)
+
+
+@dataclass(frozen=True)
+class XlaBlock:
+    """One step of ring attention: queries against the keys that are here. Scaling is the caller's.
+
+    `backward` follows the FlashAttention-2 paper (arXiv:2307.08691, algorithm 2): from the final
+    output and log-sum-exp each block's share of the gradients follows without the other blocks.
+    """
+
+    def forward(
+        self, q: Float[Array, "B H T K"], k: Float[Array, "B H S K"], v: Float[Array, "B H S K"]
+    ) -> tuple[Float[Array, "B H T K"], Float[Array, "B H T"]]:
+        """The softmax over these keys alone, float32, and the log of the sum it divided by."""
+        logits = jnp.einsum("BHTK,BHSK->BHTS", q, k, preferred_element_type=jnp.float32)
+        lse = jax.nn.logsumexp(logits, axis=-1)
+        weights = jnp.exp(logits - lse[..., None]).astype(v.dtype)
+        out = jnp.einsum("BHTS,BHSK->BHTK", weights, v, preferred_element_type=jnp.float32)
+        return out, lse
+
+    def backward(
+        self,
+        q: Float[Array, "B H T K"],
+        k: Float[Array, "B H S K"],
+        v: Float[Array, "B H S K"],
+        out: Float[Array, "B H T K"],
+        lse: Float[Array, "B H T"],
+        d_out: Float[Array, "B H T K"],
+    ) -> tuple[Float[Array, "B H T K"], Float[Array, "B H S K"], Float[Array, "B H S K"]]:
+        """This block's share of the gradients of q, and those of its k and v, in float32.
+
+        Args:
+          q: queries, scaled.
+          k: this block's keys.
+          v: this block's values.
+          out: the output over the keys of all blocks.
+          lse: its log-sum-exp.
+          d_out: the gradient of `out`.
+        """
+        f32 = jnp.float32
+        logits = jnp.einsum("BHTK,BHSK->BHTS", q, k, preferred_element_type=f32)
+        weights = jnp.exp(logits - lse[..., None])
+        inner = jnp.sum(out.astype(f32) * d_out.astype(f32), axis=-1)
+        d_weights = jnp.einsum("BHTK,BHSK->BHTS", d_out, v, preferred_element_type=f32)
+        d_logits = (weights * (d_weights - inner[..., None])).astype(q.dtype)
+        d_q = jnp.einsum("BHTS,BHSK->BHTK", d_logits, k, preferred_element_type=f32)
+        d_k = jnp.einsum("BHTS,BHTK->BHSK", d_logits, q, preferred_element_type=f32)
+        d_v = jnp.einsum(
+            "BHTS,BHTK->BHSK", weights.astype(d_out.dtype), d_out, preferred_element_type=f32
+        )
+        return d_q, d_k, d_v
