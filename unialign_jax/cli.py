@@ -26,6 +26,7 @@ COMMANDS = {
     "prepare": "turn JSONL and images into an ArrayRecord data set that TFDS can read",
     "cache": "compute a teacher's features of a data set once, for the alignment losses",
     "train": "train from a config; the same call again continues where it stopped",
+    "plan": "memory, FLOPs, collectives and time of a stage on TPUs that are not here",
     "convert": "PyTorch weights to a bundle, and a trained model to PyTorch, bit for bit",
     "bundle": "a trained model as one folder that can be copied, checked and shipped",
     "sample": "images, edits or captions from a trained model, for a file of jobs",
@@ -36,7 +37,7 @@ COMMANDS = {
 }
 
 # Their undeclared options (--config.train.steps=100) are fields of the config tree.
-CONFIG_COMMANDS = frozenset({"demo", "train"})
+CONFIG_COMMANDS = frozenset({"demo", "plan", "train"})
 
 TRACEBACK_SWITCH = "UNIALIGN_TRACEBACK"
 

@@ -39,7 +39,12 @@ class Programs:
 
 
 def lower(setup: Setup, task: str, batch: Any) -> Any:
-    """The traced step of a task for a batch of arrays or of ShapeDtypeStruct with shardings."""
+    """The lowered step of a task for a batch of arrays or of ShapeDtypeStruct with shardings."""
+    return trace(setup, task, batch).lower()
+
+
+def trace(setup: Setup, task: str, batch: Any) -> Any:
+    """The traced step of a task: its `jaxpr` is what will be computed; it can be lowered."""
     step = make_train_step(
         setup.model.transformer,
         setup.model.text_encoder,
@@ -50,7 +55,7 @@ def lower(setup: Setup, task: str, batch: Any) -> Any:
     )
     # The same shardings go in and come out, else the second step would be compiled again.
     outputs = setup.shardings, rules.replicated(setup.mesh)
-    return jax.jit(step, donate_argnums=0, out_shardings=outputs).lower(setup.abstract, batch)
+    return jax.jit(step, donate_argnums=0, out_shardings=outputs).trace(setup.abstract, batch)
 
 
 def place_batch(batch: Mapping[str, Any], setup: Setup) -> Batch:

@@ -82,7 +82,9 @@ def make_train_step(
         encoder = text_encoder.bind(params["text_encoder"])
 
         def encode(ids: Any) -> Any:
-            embeds = encoder(ids)
+            # The name finds it again in profiles, and in `unialign plan`.
+            with jax.named_scope("text_encoder"):
+                embeds = encoder(ids)
             return embeds if config.train_text_encoder else jax.lax.stop_gradient(embeds)
 
         total, report = dual_stream_loss(

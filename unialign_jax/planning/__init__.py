@@ -1,0 +1,1 @@
+"""What a training stage needs on hardware that is not here: memory, FLOPs, collectives, time."""
