@@ -135,7 +135,8 @@ def _equation(eqn: Any, outs: list[bool]) -> tuple[Count, list[bool]]:
         cost, needs = cost + each, found if same and len(inner) == 1 else everything
     if name == "shard_map":
         sizes = dict(params["mesh"].shape)
-        cost = cost.times(math.prod(sizes[axis] for axis in params["manual_axes"]))
+        manual = params.get("newly_manual_axes", params.get("manual_axes", sizes))
+        cost = cost.times(math.prod(sizes[axis] for axis in manual))
     return cost, needs
 
 

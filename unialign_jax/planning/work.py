@@ -171,7 +171,12 @@ def _fusion_bytes(module: Module, line: Instruction, operands: list[Instruction 
         whole = sum(a.bytes for a in operand.arrays if a.in_hbm)
         inner = parameters.get(position)
         uses = users.get(inner.name, []) if inner is not None else []
-        if uses and all(use.op in ("dynamic-slice", "slice") for use in uses):
+        sliced = all(
+            use.op in ("dynamic-slice", "slice") and use.operands[:1] == (inner.name,)
+            for use in uses
+            if inner is not None
+        )
+        if uses and sliced:
             total += sum(a.bytes for use in uses for a in use.arrays)
         elif inner is not None and any(
             use.op == "dynamic-update-slice" and use.operands[:1] == (inner.name,) for use in uses
