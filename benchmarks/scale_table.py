@@ -1,10 +1,10 @@
 """The table of docs/scale.md: what every stage needs on every topology, by the TPU compiler.
 
-    python benchmarks/scale_table.py                 # everything that is not there yet, then the page
-    python benchmarks/scale_table.py --quick         # memory and collectives only: a third of the time
+    python benchmarks/scale_table.py            # everything that is not there yet, then the page
+    python benchmarks/scale_table.py --quick    # memory and collectives only, much faster
     python benchmarks/scale_table.py --only v5e:16x16 --stages stage1_pretrain
-    python benchmarks/scale_table.py --weak          # the weak-scaling rows
-    python benchmarks/scale_table.py --page          # only writes the page from scale.json
+    python benchmarks/scale_table.py --weak     # the weak-scaling rows
+    python benchmarks/scale_table.py --page     # only writes the page from scale.json
 
 Rows go to benchmarks/results/scale.json as they are made, so a run that was stopped goes on where
 it was. A row is made again when --again is given; compilations themselves are kept by `plan`.
@@ -115,7 +115,7 @@ def stage_rows(rows: list[dict], stage: str, args: argparse.Namespace) -> list[d
 def first_that_fits(
     config: dict, target: Target, topology: Any, case: Case, devices: list, quick: bool
 ) -> Plan:
-    """The setting of a row: quick compiles until one fits, then the real compilation of that one."""
+    """The plan of a row: quick compiles until a setting fits, then that one with full effort."""
     tried = None
     for remat in dict.fromkeys((target.remat, "full")):
         for batch in target.batches[case.conditions]:

@@ -11,8 +11,8 @@ SHORT = (
     "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries "
     "(103.64G) exceeds available HBM (15.75G)."
 )
-LONG = """RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. \
-Used 17.76G of 15.75G hbm. Exceeded hbm capacity by 2.01G.
+LONG = """RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. \
+Ran out of memory in memory space hbm. Used 17.76G of 15.75G hbm. Exceeded hbm capacity by 2.01G.
 
 Total hbm usage >= 18.01G:
     reserved        258.00M

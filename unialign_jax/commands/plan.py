@@ -75,8 +75,6 @@ def run(args: argparse.Namespace, extra: Sequence[str]) -> int:
     _check(args)
     # The compiler for TPUs is asked on a CPU: an accelerator of this machine is left alone.
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    import jax
-
     from unialign_jax.planning import topology as topologies
     from unialign_jax.planning.batch import cases, share, with_values
     from unialign_jax.planning.program import plan
@@ -88,7 +86,6 @@ def run(args: argparse.Namespace, extra: Sequence[str]) -> int:
     if target.compiles:
         devices = topologies.devices(target)
     else:
-        jax.config.update("jax_num_cpu_devices", target.devices)
         devices = topologies.stand_ins(target.devices)
     if args.per_chip_batch:
         samples = args.per_chip_batch * target.devices

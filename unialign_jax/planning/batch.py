@@ -42,7 +42,7 @@ def cases(config: Mapping[str, Any], wanted: str = "") -> list[Case]:
     """
     if not wanted:
         mixture = config["data"].get("mixture") or {task.value: 1.0 for task in TRAINING_TASKS}
-        names = [name for name, weight in mixture.items() if weight > 0]
+        names = [task.value for task in TRAINING_TASKS if mixture.get(task.value, 0) > 0]
         return [Case(name, TRAINING_TASKS[Task(name)].conditions[1]) for name in names]
     found = []
     for part in wanted.split(","):

@@ -17,6 +17,7 @@ _NAMES = {
     "compute": "compute",
     "hbm": "memory traffic",
     "interconnect": "links",
+    "interconnect_one_ring": "links as one ring",
 }
 
 
@@ -68,14 +69,14 @@ def _times(row: dict[str, Any]) -> list[str]:
     bound, lines = row["bound"], []
     if bound["step_seconds"] is not None:
         lines.append(
-            f"  at best      {1e3 * bound['step_seconds']:.0f} ms, {100 * bound['mfu']:.0f} % MFU, "
+            f"  at best      {_ms(bound['step_seconds'])}, {100 * bound['mfu']:.0f} % MFU, "
             f"set by {_NAMES.get(bound['by'], bound['by'])} ("
-            + ", ".join(f"{_NAMES.get(k, k)} {1e3 * v:.0f}" for k, v in bound["times"].items() if v)
+            + ", ".join(f"{_NAMES.get(k, k)} {_ms(v)}" for k, v in bound["times"].items() if v)
             + ")"
         )
         serial = bound["serial"]
         lines.append(
-            f"  one by one   {1e3 * serial['step_seconds']:.0f} ms, {100 * serial['mfu']:.0f} % MFU"
+            f"  one by one   {_ms(serial['step_seconds'])}, {100 * serial['mfu']:.0f} % MFU"
         )
     estimate = row["estimate"]
     if estimate:
@@ -83,7 +84,7 @@ def _times(row: dict[str, Any]) -> list[str]:
         if not row["estimated"]:
             what += f" {100 * estimate['attention_efficiency']:.0f} %"
         lines.append(
-            f"  estimate     {1e3 * estimate['step_seconds']:.0f} ms, "
+            f"  estimate     {_ms(estimate['step_seconds'])}, "
             f"{100 * estimate['mfu']:.0f} % MFU ({what})"
         )
         for name, seconds in estimate["parts"].items():
@@ -101,3 +102,9 @@ def _times(row: dict[str, Any]) -> list[str]:
             "  cost         " + ", ".join(f"${v:,.0f} ({name})" for name, v in costs.items())
         )
     return lines
+
+
+def _ms(seconds: float) -> str:
+    """Milliseconds with three digits."""
+    value = 1e3 * seconds
+    return f"{value:,.0f} ms" if value >= 100 else f"{value:.3g} ms"

@@ -6,6 +6,7 @@ once per process, so the environment it reads is set before JAX asks for it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import importlib.util
@@ -139,6 +140,11 @@ def stand_ins(count: int) -> list[Any]:
     """
     import jax
 
+    settings: Any = jax.config
+    if settings.jax_num_cpu_devices < count:
+        # Once JAX has looked for devices, their number stays.
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", count)
     found = jax.devices("cpu")
     if len(found) < count:
         raise UserError(f"{count} devices are to be planned for, {len(found)} can be stood in for")
