@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from unialign_jax.planning import hlo, memory
@@ -75,3 +77,10 @@ def test_what_fits_is_judged_by_the_peak_and_not_by_all_temporaries():
     assert found.fits and found.gib()["total"] == 14.67
     assert found.gib()["temporaries"] == 13.67
     assert found.largest == [(4096.0 * 4096 * 4, "f32[4096,4096]", "jit(f)/mul")]
+
+
+def test_where_the_compiler_names_no_buffer_the_traced_program_does():
+    shape = jax.ShapeDtypeStruct((64, 128), jnp.bfloat16)
+    traced = jax.make_jaxpr(lambda x: x[:, :, None] * x[:, None, :])(shape)
+    size, name, _ = memory.traced_buffers(traced, 4)[0]
+    assert (size, name) == (64 * 128 * 128 * 2 / 4, "bfloat16[64,128,128] / 4")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from typing import Any
 
+from unialign_jax.planning.flops import inner_jaxprs
 from unialign_jax.planning.hardware import GIB, Chip
 from unialign_jax.planning.hlo import Module
 
@@ -120,3 +122,26 @@ def largest_buffers(module: Module) -> list[tuple[float, str, str]]:
             seen.add(row[1])
             kept.append(row)
     return kept[:_SHOWN]
+
+
+def traced_buffers(jaxpr: Any, devices: int) -> list[tuple[float, str, str]]:
+    """The largest arrays of a traced program, per device: for where the compiler names none.
+
+    Their sizes are those of an even split; which of them live at once only the compiler knows.
+    """
+    found: dict[str, tuple[float, str]] = {}
+
+    def walk(inner: Any, parts: int) -> None:
+        for eqn in inner.eqns:
+            local = 1 if eqn.primitive.name == "shard_map" else parts
+            for v in eqn.outvars:
+                shape = getattr(v.aval, "shape", ())
+                size = math.prod(shape) * v.aval.dtype.itemsize / parts if shape else 0.0
+                name = f"{v.aval.dtype.name}[{','.join(map(str, shape))}] / {parts}"
+                found.setdefault(name, (size, str(eqn.source_info.name_stack)))
+            for body in inner_jaxprs(eqn.params):
+                walk(body, local)
+
+    walk(getattr(jaxpr, "jaxpr", jaxpr), devices)
+    rows = ((size, name, where) for name, (size, where) in found.items())
+    return sorted(rows, reverse=True)[:_SHOWN]

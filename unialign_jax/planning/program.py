@@ -112,6 +112,9 @@ def plan(
     seconds = time.monotonic() - begin
     if done.error:
         failed = memory.of_failure(done.error, arguments, chip)
+        if not failed.largest:
+            named = memory.traced_buffers(traced.jaxpr, setup.mesh.size)
+            failed = dataclasses.replace(failed, largest=named)
         return Plan(
             *(case, topology, setup, failed, per_step, [], None, {}, {}, False, quick), seconds
         )
