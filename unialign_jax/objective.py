@@ -24,6 +24,8 @@ import jax.numpy as jnp
 from unialign_jax.diffusion import alignment, flow, masked
 from unialign_jax.models.mmdit import Branch, Heads, MMDiT, Output
 from unialign_jax.objective_config import ObjectiveConfig
+from unialign_jax.parallel.rows import ALL_ROWS, Rows
+from unialign_jax.parallel.storage import WHOLE, Storage
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
@@ -137,10 +139,11 @@ def corrupt_text(
     config: ObjectiveConfig,
     mask_id: int,
     label_mask: Bool[Array, "B L"] | None = None,
+    rows: Rows = ALL_ROWS,
 ) -> dict[str, Any]:
     """Masks a text at a stratified random time: `t`, `sigma`, `dsigma`, `move_chance`, `xt`."""
     least = masked.EPS if label_mask is None else config.answer_least_time
-    t = masked.antithetic_times(eps_t, config.stratify_group, least)
+    t = masked.antithetic_times(eps_t, config.stratify_group, least, rows)
     sigma = masked.total_noise(t)
     chance = masked.mask_chance(sigma)[:, None]
     return {
@@ -160,6 +163,7 @@ def text_loss(
     tokens: TextTokens,
     label_mask: Bool[Array, "B L"] | None = None,
     record_weight: Float[Array, " B"] | None = None,
+    rows: Rows = ALL_ROWS,
 ) -> tuple[Float[Array, ""], Float[Array, "B L"]]:
     """The masked-diffusion loss of a text and its terms per position.
 
@@ -177,10 +181,11 @@ def text_loss(
     learnt = counted if label_mask is None else counted * label_mask
     if config.text_weighting == "flat":
         learnt = learnt * (xt == tokens.mask_id)
-        return jnp.sum(nll * learnt) / jnp.maximum(jnp.sum(learnt), 1.0), nll * learnt
+        count = rows.sum(jnp.sum(learnt))
+        return jnp.sum(nll * learnt) / jnp.maximum(count, 1.0), nll * learnt
     weight = corrupted["dsigma"] / jnp.expm1(corrupted["sigma"])
     weighted = nll * weight[:, None] * learnt
-    return jnp.sum(weighted) / jnp.maximum(jnp.sum(counted), 1.0), weighted
+    return jnp.sum(weighted) / jnp.maximum(rows.sum(jnp.sum(counted)), 1.0), weighted
 
 
 def image_loss(
@@ -189,11 +194,12 @@ def image_loss(
     target: Float[Array, "B H W C"],
     sigmas: Float[Array, " B"],
     weighting: str,
+    rows: Rows = ALL_ROWS,
 ) -> Float[Array, ""]:
     """Mean of w(sigma) (x_sigma - sigma v - x)^2, float32."""
     predicted = noisy - flow.expand(sigmas, noisy.ndim) * velocity
     weight = flow.expand(flow.loss_weight(sigmas, weighting), noisy.ndim)
-    return jnp.mean(weight * jnp.square(predicted - target))
+    return rows.mean(weight * jnp.square(predicted - target))
 
 
 def dual_stream_loss(
@@ -206,6 +212,8 @@ def dual_stream_loss(
     task: str,
     tokens: TextTokens,
     step: Any = 0,
+    rows: Rows = ALL_ROWS,
+    storage: Storage = WHOLE,
 ) -> tuple[Float[Array, ""], Report]:
     """The training loss of one batch of one task.
 
@@ -218,9 +226,12 @@ def dual_stream_loss(
       task: one of `IMAGE_TASKS`, or "answer"; "answer" has a text branch only.
       tokens: mask, end and null ids.
       step: number of the step, for `align_stop_step`.
+      rows: where the global batch lies; `batch` and `draws` are this device's rows of it.
+      storage: how the network's weights are made whole.
 
     Returns:
-      The weighted total, and a `Report` with the unweighted terms and intermediates.
+      The weighted total, and a `Report` with the unweighted terms and intermediates. Where rows lie
+      over several devices these are each device's shares, whose sums are the losses.
     """
     has_image_branch = task != "answer"
     has_text_branch = not has_image_branch or task in config.text_tasks
@@ -234,12 +245,12 @@ def dual_stream_loss(
             config,
             tokens.mask_id,
             batch.label_mask,
+            rows,
         )
         texts["caption"] = corrupted["xt"]
         seen |= {f"txt_{k}": v for k, v in corrupted.items()}
     if has_image_branch:
-        texts["instruction"] = batch.instruction_ids
-        texts["null"] = jnp.asarray(tokens.null_ids, batch.caption_ids.dtype)
+        texts["instruction"] = _instruction_ids(batch, draws, config, tokens, seen)
     embeds = _encode_together(encode_text, texts)
 
     branches = {}
@@ -252,7 +263,9 @@ def dual_stream_loss(
     outputs: dict[str, Output] = dict(
         zip(
             branches,
-            transformer.forward_branches(list(branches.values()), config.align_depth),
+            transformer.forward_branches(
+                list(branches.values()), config.align_depth, **_stored(storage)
+            ),
             strict=True,
         )
     )
@@ -268,6 +281,7 @@ def dual_stream_loss(
             tokens,
             batch.label_mask,
             batch.caption_weight,
+            rows,
         )
         seen |= {
             "txt_logits": text.logits,
@@ -278,15 +292,15 @@ def dual_stream_loss(
         }
         if batch.text_features is not None and has_image_branch:
             terms["align_text"] = alignment.cosine_loss(
-                text.mid_text, batch.text_features, batch.caption_weight
+                text.mid_text, batch.text_features, batch.caption_weight, rows
             )
     if has_image_branch:
         image = outputs["image"]
         terms["image"] = image_loss(
-            image.velocity, noisy, batch.target, seen["img_sigmas"], config.image_weighting
+            image.velocity, noisy, batch.target, seen["img_sigmas"], config.image_weighting, rows
         )
         if batch.image_features is not None:
-            terms["align_image"] = _align_image(image, batch, config)
+            terms["align_image"] = _align_image(image, batch, config, rows)
         seen |= {
             "img_velocity": image.velocity,
             "img_hidden": image.image_hidden,
@@ -298,9 +312,25 @@ def dual_stream_loss(
             jnp.mean(outputs["text"].text_hidden, axis=1),
             group=config.contrastive_group,
             weight=batch.caption_weight,
+            rows=rows,
         )
     terms = {name: terms[name] for name in TERMS if name in terms}
     return _total(terms, config, task, step), Report(terms, seen)
+
+
+def _instruction_ids(
+    batch: Batch, draws: Draws, config: ObjectiveConfig, tokens: TextTokens, seen: dict[str, Any]
+) -> Int[Array, "B L"]:
+    """The image branch's text: the null text where it is dropped, for guidance."""
+    dropped = draws.dropout_uniform < config.text_dropout
+    seen["img_dropout_mask"] = dropped
+    null = jnp.asarray(tokens.null_ids, batch.instruction_ids.dtype)
+    return jnp.where(dropped[:, None], null, batch.instruction_ids)
+
+
+def _stored(storage: Storage) -> dict[str, Any]:
+    """Networks that know nothing of storage are not asked to."""
+    return {} if storage is WHOLE else {"storage": storage}
 
 
 def _encode_together(encode_text: EncodeText, texts: dict[str, Any]) -> dict[str, Any]:
@@ -322,8 +352,7 @@ def _image_branch(
 ) -> tuple[Branch, Any]:
     levels = noise_levels(draws.density, config)
     noisy = flow.interpolate(batch.target, draws.noise, levels["sigmas"])
-    dropped = draws.dropout_uniform < config.text_dropout
-    text = jnp.where(dropped[:, None, None], embeds["null"], embeds["instruction"])
+    text = embeds["instruction"]
     conditions = batch.conditions
     if config.condition_dropout > 0:
         kept = flow.expand(draws.condition_uniform >= config.condition_dropout, noisy.ndim)
@@ -331,10 +360,7 @@ def _image_branch(
     seen |= {f"img_{k}": v for k, v in levels.items()}
     seen |= {
         "img_noisy_latents": noisy,
-        "img_dropout_mask": dropped,
         "img_text_embeds_used": text,
-        "instruction_embeds": embeds["instruction"],
-        "null_embeds": embeds["null"],
     }
     return Branch(text, levels["timesteps"], noisy, conditions), noisy
 
@@ -364,9 +390,11 @@ def _text_heads(batch: Batch, has_image_branch: bool) -> Heads:
     return Heads(logits=True, text_hidden=has_image_branch, mid_text=aligned)
 
 
-def _align_image(image: Output, batch: Batch, config: ObjectiveConfig) -> Float[Array, ""]:
+def _align_image(
+    image: Output, batch: Batch, config: ObjectiveConfig, rows: Rows
+) -> Float[Array, ""]:
     if config.image_alignment == "pooled":
-        return alignment.cosine_loss(image.mid_image, batch.image_features)
+        return alignment.cosine_loss(image.mid_image, batch.image_features, rows=rows)
     features = batch.image_features
     if features.ndim != 4:
         raise ValueError(
@@ -378,7 +406,7 @@ def _align_image(image: Output, batch: Batch, config: ObjectiveConfig) -> Float[
     patch = round((h * w / predicted.shape[1]) ** 0.5)
     grid = (features.shape[0], h // patch, w // patch, features.shape[-1])
     resized = jax.image.resize(features.astype(jnp.float32), grid, "linear")
-    return alignment.cosine_loss(predicted, resized.reshape(predicted.shape))
+    return alignment.cosine_loss(predicted, resized.reshape(predicted.shape), rows=rows)
 
 
 def _total(

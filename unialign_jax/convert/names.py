@@ -1,7 +1,6 @@
 """The transformer's parameter names: the reference's and ours.
 
-A block's q, k and v are one kernel here, (D, 3, heads, head dim), its modulation is (D, chunks, D),
-and all blocks are stacked on a leading layer axis.
+A block's q, k and v are one kernel here, (D, 3, heads, head dim), and all blocks are stacked on a leading layer axis.
 """
 
 from __future__ import annotations
@@ -24,13 +23,24 @@ WHAT = "transformer"
 
 
 def _chunked(path: str, name: str, chunks: int) -> Iterator[Entry]:
-    """A modulation: (chunks D, D) there, (D, chunks, D) here."""
+    """The image head's modulation: (chunks D, D) there, (D, chunks, D) here."""
     yield Entry(
         f"{path}/kernel",
         (f"{name}.weight",),
         lambda a: a[0].T.reshape(a[0].shape[1], chunks, -1),
         lambda x: [x.reshape(x.shape[0], -1).T],
     )
+    yield Entry(
+        f"{path}/bias",
+        (f"{name}.bias",),
+        lambda a: a[0].reshape(chunks, -1),
+        lambda x: [x.reshape(-1)],
+    )
+
+
+def _rows(path: str, name: str, chunks: int) -> Iterator[Entry]:
+    """A block's modulation: its kernel (chunks D, D) in both."""
+    yield from same(f"{path}/kernel", f"{name}.weight")
     yield Entry(
         f"{path}/bias",
         (f"{name}.bias",),
@@ -100,7 +110,7 @@ def block_entries(config: MMDiTConfig, index: int) -> list[Entry]:
         ours = f"blocks/layers/{stream}"
         qkv = (f"{b}.attn.{q}", f"{b}.attn.{k}", f"{b}.attn.{v}")
         entries += [
-            *_chunked(f"blocks/modulation/{stream}", f"{b}.{norm}.linear", 6),
+            *_rows(f"blocks/modulation/{stream}", f"{b}.{norm}.linear", 6),
             *_qkv(f"{ours}/qkv", qkv, config.heads),
             *linear(f"{ours}/out", f"{b}.attn.{out}"),
             *linear(f"{ours}/up", f"{b}.{mlp}.net.0.proj"),

@@ -23,7 +23,7 @@ from unialign_jax.convert.weight_writer import LIMIT, Planned, write_weights
 from unialign_jax.errors import UserError
 from unialign_jax.models.autoencoder import AutoencoderConfig
 from unialign_jax.models.mmdit_config import MMDiTConfig
-from unialign_jax.models.switches import weight_switches
+from unialign_jax.models.switches import SETTINGS, weight_switches
 from unialign_jax.models.t5 import T5Config
 
 LAYOUTS = ("diffusers", "checkpoint")
@@ -192,7 +192,10 @@ def _transformer(source: Source, network: MMDiTConfig, options: Options) -> Expo
         return [leaf for leaf in arrays(order) if kept or not leaf.path.startswith(_ADAPTERS)]
 
     made = export(wanted, table, abstract, names.WHAT, options.dtype)
-    if network == MMDiTConfig(dtype=network.dtype, remat=network.remat) and not options.adapters:
+    if (
+        network == MMDiTConfig(**{name: getattr(network, name) for name in SETTINGS})
+        and not options.adapters
+    ):
         count = _parameters(made)
         if count != layout.PARAMETERS_WITHOUT_ADAPTERS:
             raise UserError(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+
+from unialign_jax.parallel.rows import ALL_ROWS, Rows
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -21,11 +23,14 @@ def unit(x: Float[Array, "*B D"], eps: float) -> Float[Array, "*B D"]:
 
 
 def cosine_loss(
-    x: Float[Array, "*B D"], y: Float[Array, "*B D"], weight: Float[Array, "*B"] | None = None
+    x: Float[Array, "*B D"],
+    y: Float[Array, "*B D"],
+    weight: Float[Array, "*B"] | None = None,
+    rows: Rows = ALL_ROWS,
 ) -> Float[Array, ""]:
     """1 - the mean cosine similarity of rows, weighted by `weight` (all 1 unless given)."""
     cosine = jnp.sum(unit(x, 1e-8) * unit(y, 1e-8), axis=-1)
-    return _weighted_mean(1 - cosine, weight)
+    return rows.weighted_mean(1 - cosine, weight)
 
 
 def contrastive_loss(
@@ -35,6 +40,7 @@ def contrastive_loss(
     group: int = 0,
     temperature: float = TEMPERATURE,
     weight: Float[Array, " B"] | None = None,
+    rows: Rows = ALL_ROWS,
 ) -> Float[Array, ""]:
     """Symmetric InfoNCE between matching rows of image and text features.
 
@@ -44,6 +50,8 @@ def contrastive_loss(
       group: rows that are each other's negatives; 0 is the whole batch (the reference: 4).
       temperature: of the logits.
       weight: 0 takes a row out, as positive and as negative.
+      rows: where the batch lies. A group that reaches over devices has its features gathered, and
+        each device contrasts its own rows with all.
 
     Returns:
       The mean of both directions' cross-entropies, float32.
@@ -51,20 +59,50 @@ def contrastive_loss(
     Raises:
       ValueError: the batch is no multiple of the group.
     """
-    batch = image.shape[0]
+    batch = image.shape[0] * rows.parts
     size = group or batch
     if batch % size:
         raise ValueError(f"contrastive_group {size} does not divide the batch {batch}")
-    rows = (batch // size, size, -1)
-    u = unit(image, 1e-12).reshape(rows)
-    w = unit(text, 1e-12).reshape(rows)
+    if image.shape[0] % size:
+        u, w = unit(image, 1e-12), unit(text, 1e-12)
+        return rows.weighted_mean(_across(u, w, size, temperature, weight, rows), weight)
+    batch = image.shape[0]
+    groups = (batch // size, size, -1)
+    u = unit(image, 1e-12).reshape(groups)
+    w = unit(text, 1e-12).reshape(groups)
     logits = jnp.einsum("gid,gjd->gij", u, w) / temperature
     if weight is not None:
         present = weight.reshape(batch // size, size) > 0
         logits = jnp.where(present[:, :, None] & present[:, None, :], logits, -1e9)
     diagonal = jnp.diagonal(logits, axis1=1, axis2=2)
     both = (jax.nn.logsumexp(logits, axis=1) + jax.nn.logsumexp(logits, axis=2)) / 2 - diagonal
-    return _weighted_mean(both.reshape(batch), weight)
+    return rows.weighted_mean(both.reshape(batch), weight)
+
+
+def _across(
+    u: Float[Array, "B D"],
+    w: Float[Array, "B D"],
+    size: int,
+    temperature: float,
+    weight: Float[Array, " B"] | None,
+    rows: Rows,
+) -> Float[Array, " B"]:
+    """Both directions' mean cross-entropy of this device's rows, in groups over devices."""
+    mine = rows.indices(u.shape[0])
+    everyone = jnp.arange(u.shape[0] * rows.parts)
+    allowed = mine[:, None] // size == everyone[None] // size
+    if weight is not None:
+        present = weight > 0
+        allowed &= present[:, None] & rows.gather(present)[None]
+
+    def entropy(x: Any, others: Any) -> Any:
+        logits = jnp.einsum("id,jd->ij", x, others) / temperature
+        return jax.nn.logsumexp(jnp.where(allowed, logits, -1e9), axis=1)
+
+    positive = jnp.sum(u * w, axis=-1) / temperature
+    if weight is not None:
+        positive = jnp.where(weight > 0, positive, -1e9)
+    return (entropy(u, rows.gather(w)) + entropy(w, rows.gather(u))) / 2 - positive
 
 
 @jax.custom_vjp
@@ -82,9 +120,3 @@ def _backward(_: None, upstream: Array) -> tuple[Array]:
 
 
 normalise_gradient.defvjp(_forward, _backward)
-
-
-def _weighted_mean(x: Array, weight: Array | None) -> Array:
-    if weight is None:
-        return jnp.mean(x)
-    return jnp.sum(x * weight) / jnp.maximum(jnp.sum(weight), 1e-9)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
+from unialign_jax.parallel.rows import ALL_ROWS, Rows
+
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
 
@@ -51,7 +53,7 @@ def importance_time(t: Float[Array, "*B"], eps: float = EPS) -> Float[Array, "*B
 
 
 def antithetic_times(
-    uniform: Float[Array, " B"], group: int = 0, minimum: float = EPS
+    uniform: Float[Array, " B"], group: int = 0, minimum: float = EPS, rows: Rows = ALL_ROWS
 ) -> Float[Array, " B"]:
     """Stratified times: one in each of n equal strata of [minimum, 1].
 
@@ -59,14 +61,16 @@ def antithetic_times(
       uniform: draws in [0, 1).
       group: the n over which times are stratified; 0 is the whole batch.
       minimum: smallest time.
+      rows: where the batch lies.
 
     Raises:
       ValueError: the batch is no multiple of the group.
     """
-    size = group or uniform.shape[0]
-    if uniform.shape[0] % size:
-        raise ValueError(f"stratify_group {size} does not divide the batch {uniform.shape[0]}")
-    offset = (jnp.arange(uniform.shape[0]) % size) / size
+    batch = uniform.shape[0] * rows.parts
+    size = group or batch
+    if batch % size:
+        raise ValueError(f"stratify_group {size} does not divide the batch {batch}")
+    offset = (rows.indices(uniform.shape[0]) % size) / size
     return (1 - minimum) * jnp.mod(uniform / size + offset, 1.0) + minimum
 
 

@@ -10,9 +10,11 @@ import numpy as np
 from flax import nnx
 
 from unialign_jax.models import layers
-from unialign_jax.models.attention import attention
+from unialign_jax.models.attention import joint_attention
 from unialign_jax.models.mmdit_config import REMAT_POLICIES, MMDiTConfig
 from unialign_jax.models.rotary import rotate
+from unialign_jax.parallel.storage import WHOLE, Storage
+from unialign_jax.parallel.tokens import over_context
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -49,9 +51,9 @@ class Stream(nnx.Module):
             kernel_init=qkv_init,
             bias_init=_constant_part((3, h, d // h), _FIRST_HEAD, first_head_bias),
         )
-        self.out = layers.linear(d, d, ("heads", "embed"), rngs=rngs, dtype=dtype)
+        self.out = layers.linear(d, d, ("heads_in", "embed"), rngs=rngs, dtype=dtype)
         self.up = layers.linear(d, f, ("embed", "mlp"), rngs=rngs, dtype=dtype)
-        self.down = layers.linear(f, d, ("mlp", "embed"), rngs=rngs, dtype=dtype)
+        self.down = layers.linear(f, d, ("mlp_in", "embed"), rngs=rngs, dtype=dtype)
         self.dtype = jnp.dtype(dtype)
         self.qk_norm = config.qk_norm
         if config.qk_norm:
@@ -103,6 +105,8 @@ class Block(nnx.Module):
     def __init__(self, config: MMDiTConfig, rngs: nnx.Rngs):
         self.image = Stream(config, config.rotary_bias, rngs)
         self.text = Stream(config, 0.0, rngs)
+        self.backend = config.attention
+        self.context = config.context_attention
 
     def joint_attention(
         self, image: Any, text: Any, mods: tuple[Any, Any], rotations: tuple[Any, Any] | None
@@ -113,10 +117,8 @@ class Block(nnx.Module):
             q, k, v = of_image
             of_image = rotate(q, *rotations), rotate(k, *rotations), v
         of_text = self.text.queries_keys_values(text, mods[1])
-        joined = [jnp.concatenate(pair, axis=1) for pair in zip(of_image, of_text, strict=True)]
-        heads = attention(*joined)
-        count = image.shape[1]
-        return self.image.attended(heads[:, :count]), self.text.attended(heads[:, count:])
+        heads = joint_attention(of_image, of_text, backend=self.backend, context=self.context)
+        return self.image.attended(heads[0]), self.text.attended(heads[1])
 
     def __call__(
         self,
@@ -127,32 +129,41 @@ class Block(nnx.Module):
     ) -> tuple[Any, Any]:
         attended = self.joint_attention(image, text, mods, rotations)
         return (
-            self.image.residuals(image, attended[0], mods[0]),
-            self.text.residuals(text, attended[1], mods[1]),
+            over_context(self.image.residuals(image, attended[0], mods[0]), "image"),
+            over_context(self.text.residuals(text, attended[1], mods[1]), "text"),
         )
 
 
 class Modulation(nnx.Module):
-    """One block's AdaLN-Zero projections: six vectors per stream from the time embedding."""
+    """One stream's AdaLN-Zero projection in one block: six vectors from the time embedding.
+
+    The kernel is kept as (outputs, inputs): rows of it can lie on different devices, each of which
+    computes its own outputs, so that a third of the network's weights never travels.
+    """
 
     def __init__(self, config: MMDiTConfig, rngs: nnx.Rngs):
+        shape = (6 * config.width, config.width)
         gates = _constant_part((6, config.width), _GATES, config.initial_gates)
+        self.kernel = nnx.Param(
+            nnx.initializers.zeros(rngs.params(), shape), axes=("modulation", None)
+        )
+        self.bias = nnx.Param(
+            gates(rngs.params(), (6 * config.width,)).reshape(6, config.width), axes=(None, None)
+        )
 
-        def projection() -> nnx.LinearGeneral:
-            return layers.linear(
-                config.width,
-                (6, config.width),
-                ("embed", None, "modulation"),
-                rngs=rngs,
-                kernel_init=nnx.initializers.zeros,
-                bias_init=gates,
-            )
 
-        self.image = projection()
-        self.text = projection()
-
-    def __call__(self, e: Float[Array, "B D"]) -> tuple[Any, Any]:
-        return self.image(e), self.text(e)
+def _modulations(
+    stacked: Modulation, e: Float[Array, "B D"], axis: str | None
+) -> Float[Array, "layers B 6 D"]:
+    """The vectors of all layers. Over `axis`: of its rows for all samples, then exchanged."""
+    kernel, bias = stacked.kernel[...], stacked.bias[...]
+    if axis is None:
+        rows = jnp.einsum("BD,LOD->LBO", e, kernel)
+    else:
+        everyone = jax.lax.all_gather(e, axis, tiled=True)
+        rows = jnp.einsum("BD,LOD->LBO", everyone, kernel)
+        rows = jax.lax.all_to_all(rows, axis, split_axis=1, concat_axis=2, tiled=True)
+    return rows.reshape(*rows.shape[:2], *bias.shape[1:]) + bias[:, None]
 
 
 class Blocks(nnx.Module):
@@ -161,24 +172,33 @@ class Blocks(nnx.Module):
     def __init__(self, config: MMDiTConfig, rngs: nnx.Rngs):
         @nnx.split_rngs(splits=config.layers)
         @nnx.vmap(in_axes=0, out_axes=0)
-        def stack(rngs: nnx.Rngs) -> tuple[Modulation, Block]:
-            return Modulation(config, rngs), Block(config, rngs)
+        def stack(rngs: nnx.Rngs) -> tuple[nnx.Dict, Block]:
+            projections = nnx.Dict(image=Modulation(config, rngs), text=Modulation(config, rngs))
+            return projections, Block(config, rngs)
 
         self.modulation, self.layers = stack(rngs)
         self.remat = config.remat
         self.unroll = config.unroll
 
-    def modulations(self, e: Float[Array, "B D"]) -> tuple[Any, Any]:
+    def modulations(self, e: Float[Array, "B D"], storage: Storage = WHOLE) -> tuple[Any, Any]:
         """Returns ([layers, B, 6, D], [layers, B, 6, D]) for the image and the text stream."""
-        graphdef, state = nnx.split(self.modulation)
-        return jax.vmap(lambda s: nnx.merge(graphdef, s)(e))(state)
+        image, text = self.modulation["image"], self.modulation["text"]
+        return _modulations(image, e, storage.axis), _modulations(text, e, storage.axis)
 
     def layer(self, index: int) -> Block:
         """Returns one block, unstacked."""
         graphdef, state = nnx.split(self.layers)
         return nnx.merge(graphdef, jax.tree.map(lambda x: x[index], nnx.to_pure_dict(state)))
 
-    def run(self, tokens: Any, modulations: Any, rotations: Any, start: int, stop: int) -> Any:
+    def run(
+        self,
+        tokens: Any,
+        modulations: Any,
+        rotations: Any,
+        start: int,
+        stop: int,
+        storage: Storage = WHOLE,
+    ) -> Any:
         """Runs blocks start..stop-1 over every branch in one scan.
 
         Args:
@@ -187,18 +207,19 @@ class Blocks(nnx.Module):
           rotations: per branch, the angles of its image stream (`rotary.rotate`), or None.
           start: first block.
           stop: one past the last block.
+          storage: how a block's weights are made whole, once for all branches.
         """
         graphdef, state = nnx.split(self.layers)
         stacked = jax.tree.map(lambda x: x[start:stop], (nnx.to_pure_dict(state), modulations))
 
         def body(carry: Any, layer: Any) -> tuple[Any, None]:
             params, mods = layer
-            block: Any = nnx.merge(graphdef, params)
+            block: Any = nnx.merge(graphdef, storage.layer(params))
             branches = zip(carry, mods, rotations, strict=True)
             return tuple(
                 block(image, text, mod, angles) for (image, text), mod, angles in branches
             ), None
 
-        if self.remat != "none":
+        if self.remat != "none" or storage.axis:
             body = jax.checkpoint(body, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
         return jax.lax.scan(body, tokens, stacked, unroll=self.unroll)[0]

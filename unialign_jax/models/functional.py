@@ -25,12 +25,15 @@ class Functional:
       abstract: nested dict of `jax.ShapeDtypeStruct`, the shapes of the parameters.
       axes: nested dict of the same structure; each leaf is a tuple with one logical axis name
         (or None) per dimension, without the leading layer axis of stacked blocks.
+      compute: nested dict of the same structure; each leaf is the dtype in which the network reads
+        that parameter, None where that is the parameter's own.
     """
 
     make: Callable[[nnx.Rngs], nnx.Module]
     graphdef: Any
     abstract: Params
     axes: Params
+    compute: Params
 
     def init(self, key: jax.Array) -> Params:
         """Returns fresh parameters for a PRNG key; pure, so it can run under `jax.jit`."""
@@ -48,10 +51,18 @@ def build(make: Callable[[nnx.Rngs], nnx.Module]) -> Functional:
       make: a function from `nnx.Rngs` to the module.
     """
     graphdef, state = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))), nnx.Param)
-    axes = jax.tree.map(
-        lambda v: v.get_metadata().get("axes"), state, is_leaf=lambda v: isinstance(v, nnx.Variable)
-    )
-    return Functional(make, graphdef, nnx.to_pure_dict(state), _plain(axes))
+
+    def metadata(name: str) -> Params:
+        return _plain(
+            jax.tree.map(
+                lambda v: v.get_metadata().get(name),
+                state,
+                is_leaf=lambda v: isinstance(v, nnx.Variable),
+            )
+        )
+
+    abstract = nnx.to_pure_dict(state)
+    return Functional(make, graphdef, abstract, metadata("axes"), metadata("compute"))
 
 
 def count_parameters(tree: Params) -> int:
@@ -60,6 +71,6 @@ def count_parameters(tree: Params) -> int:
 
 
 def _plain(node: Any) -> Any:
-    if isinstance(node, tuple) or node is None:
+    if isinstance(node, tuple | str) or node is None:
         return node
     return {key: _plain(node[key]) for key in node}

@@ -50,8 +50,8 @@ def linear(
         kernel_init=kernel_init or nnx.initializers.xavier_uniform(),
         bias_init=bias_init,
         rngs=rngs,
-        kernel_metadata={"axes": axes},
-        bias_metadata={"axes": axes[1:]},
+        kernel_metadata={"axes": axes, "compute": dtype},
+        bias_metadata={"axes": axes[1:], "compute": dtype},
     )
 
 

@@ -25,6 +25,8 @@ from unialign_jax.models import layers
 from unialign_jax.models.blocks import Blocks, modulate
 from unialign_jax.models.mmdit_config import MAX_CONDITIONS, MMDiTConfig
 from unialign_jax.models.rotary import rotation_table
+from unialign_jax.parallel.storage import WHOLE, Storage
+from unialign_jax.parallel.tokens import over_context
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -100,7 +102,7 @@ class Adapter(nnx.Module):
     def __init__(self, config: MMDiTConfig, rngs: nnx.Rngs):
         self.up = layers.linear(config.width, config.adapter_hidden, ("embed", "mlp"), rngs=rngs)
         self.down = layers.linear(
-            config.adapter_hidden, config.adapter_out, ("mlp", "embed"), rngs=rngs
+            config.adapter_hidden, config.adapter_out, ("mlp_in", None), rngs=rngs
         )
 
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B A"]:
@@ -113,7 +115,7 @@ class TimeEmbedding(nnx.Module):
     def __init__(self, config: MMDiTConfig, rngs: nnx.Rngs):
         init = nnx.initializers.normal(0.02)
         self.up = layers.linear(
-            layers.TIME_FEATURES, config.width, (None, "embed"), rngs=rngs, kernel_init=init
+            layers.TIME_FEATURES, config.width, (None, None), rngs=rngs, kernel_init=init
         )
         self.down = layers.linear(
             config.width, config.width, ("embed", None), rngs=rngs, kernel_init=init
@@ -132,7 +134,7 @@ class ImageHead(nnx.Module):
         self.modulation = layers.linear(
             config.width,
             (2, config.width),
-            ("embed", None, "modulation"),
+            ("embed", None, None),
             rngs=rngs,
             kernel_init=zeros,
         )
@@ -154,7 +156,7 @@ class MMDiT(nnx.Module):
         self.patch = layers.linear(
             config.patch_size**2 * config.channels,
             d,
-            (None, "embed"),
+            (None, None),
             rngs=rngs,
             dtype=config.dtype,
             kernel_init=nnx.initializers.orthogonal(),
@@ -165,7 +167,7 @@ class MMDiT(nnx.Module):
         self.time = TimeEmbedding(config, rngs)
         self.null_image = nnx.Param(
             0.02 * jax.random.normal(rngs.params(), (config.null_image_tokens, d)),
-            axes=(None, "embed"),
+            axes=(None, None),
         )
         if config.text_positions:
             self.text_positions = self._learned(config.text_positions, rngs)
@@ -185,14 +187,17 @@ class MMDiT(nnx.Module):
         values = jnp.zeros((count, self.config.width))
         if std:
             values = std * jax.random.normal(rngs.params(), values.shape)
-        return nnx.Param(values, axes=(None, "embed"))
+        return nnx.Param(values, axes=(None, None))
 
     def __call__(self, branch: Branch, heads: Heads, align_depth: int | None = None) -> Output:
         """Runs one branch; see `forward_branches`."""
         return self.forward_branches([(branch, heads)], align_depth)[0]
 
     def forward_branches(
-        self, branches: Sequence[tuple[Branch, Heads]], align_depth: int | None = None
+        self,
+        branches: Sequence[tuple[Branch, Heads]],
+        align_depth: int | None = None,
+        storage: Storage = WHOLE,
     ) -> list[Output]:
         """Runs several branches through one scan over the layers.
 
@@ -200,6 +205,7 @@ class MMDiT(nnx.Module):
           branches: inputs, each with the outputs wanted of it. Shapes may differ between branches.
           align_depth: number of blocks, from 1, after which the adapters read the streams; needed
             when a `mid_*` output is asked for.
+          storage: how a block's weights are made whole; all others are.
 
         Returns:
           One `Output` per branch.
@@ -216,12 +222,12 @@ class MMDiT(nnx.Module):
             )
         embedded = [self.embed(branch) for branch, _ in branches]
         times = [jax.nn.silu(self.embed_time(branch.timestep)) for branch, _ in branches]
-        modulations = [self.blocks.modulations(e) for e in times]
+        modulations = [self.blocks.modulations(e, storage) for e in times]
         rotations = [self._rotations(branch) for branch, _ in branches]
         tokens = tuple(embedded)
         middle = None
         for start, stop in _segments(depth, self.config.layers):
-            tokens = self.blocks.run(tokens, modulations, rotations, start, stop)
+            tokens = self.blocks.run(tokens, modulations, rotations, start, stop, storage)
             middle = tokens if stop == depth else middle
         return [
             self._heads(branch, heads, tokens[i], None if middle is None else middle[i], times[i])
@@ -243,7 +249,7 @@ class MMDiT(nnx.Module):
             if branch.conditions:
                 raise ValueError("a branch without a target image takes no conditions")
             null = jnp.broadcast_to(self.null_image[...], (text.shape[0], *self.null_image.shape))
-            return null.astype(text.dtype), text
+            return over_context(null.astype(text.dtype), "null image"), over_context(text, "text")
         if len(branch.conditions) > MAX_CONDITIONS:
             raise ValueError(f"{len(branch.conditions)} conditions; at most {MAX_CONDITIONS}")
         parts = [self.embed_image(branch.latents)]
@@ -257,7 +263,8 @@ class MMDiT(nnx.Module):
             if self.config.condition_segments:
                 part = part + self.segments[index].astype(part.dtype)
             parts.append(part)
-        return jnp.concatenate(parts, axis=1), text
+        image = jnp.concatenate(parts, axis=1)
+        return over_context(image, "image"), over_context(text, "text")
 
     def embed_image(self, latents: Float[Array, "B H W C"]) -> Float[Array, "B N D"]:
         """Patch embedding plus the cropped sin-cos table."""

@@ -6,13 +6,30 @@ import dataclasses
 
 import jax
 
+from unialign_jax.models.attention import BACKENDS, CONTEXT_METHODS
 from unialign_jax.models.checks import check_dtype, check_sizes
 
 MAX_CONDITIONS = 3
 PREDICTIONS = ("velocity", "image")
+_POLICIES = jax.checkpoint_policies
+# What the backward pass finds saved of a block; it computes the rest anew. Names are those of
+# `checkpoint_name`: attention tags its output (and what its kernels keep), gathered weights are
+# never kept, since all layers' together are the whole network.
 REMAT_POLICIES = {
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": _POLICIES.nothing_saveable,
+    "attention": _POLICIES.save_only_these_names("attention"),
+    "dots": _POLICIES.dots_with_no_batch_dims_saveable,
+    "dots_attention": _POLICIES.save_from_both_policies(
+        _POLICIES.dots_with_no_batch_dims_saveable,
+        _POLICIES.save_only_these_names("attention"),
+    ),
+    "offload": _POLICIES.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=["attention"],
+        offload_src="device",
+        offload_dst="pinned_host",
+    ),
+    "none": _POLICIES.save_anything_except_these_names("weights"),
 }
 
 
@@ -57,7 +74,10 @@ class MMDiTConfig:
         narrow network. Changes the weights.
       time_features_float16: rounds the time features to float16, as published.
       dtype: compute dtype of the blocks; parameters, norms, time and modulation are float32.
-      remat: "none", or a key of `REMAT_POLICIES`.
+      remat: a key of `REMAT_POLICIES`: what the backward pass need not compute anew.
+      attention: "auto", or one of `attention.BACKENDS`; "auto" follows platform, dtype and length.
+      context_attention: how tokens that lie over the mesh axis `context` see each other, one of
+        `attention.CONTEXT_METHODS`.
       unroll: compiles every block by itself instead of one for all: small networks step faster on
         a CPU, compile time grows with the depth. Does not change the weights.
     """
@@ -86,6 +106,8 @@ class MMDiTConfig:
     time_features_float16: bool = False
     dtype: str = "float32"
     remat: str = "none"
+    attention: str = "auto"
+    context_attention: str = "ring"
     unroll: bool = False
 
     def __post_init__(self) -> None:
@@ -113,7 +135,12 @@ class MMDiTConfig:
             raise ValueError(
                 f"prediction {self.prediction!r} is not one of {', '.join(PREDICTIONS)}"
             )
-        if self.remat != "none" and self.remat not in REMAT_POLICIES:
-            raise ValueError(
-                f"remat {self.remat!r} is not one of none, {', '.join(REMAT_POLICIES)}"
-            )
+        for name, allowed in (
+            ("remat", REMAT_POLICIES),
+            ("attention", ("auto", *BACKENDS)),
+            ("context_attention", CONTEXT_METHODS),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"{name} {getattr(self, name)!r} is not one of {', '.join(allowed)}"
+                )

@@ -21,6 +21,7 @@ import numpy as np
 from flax import nnx
 
 from unialign_jax.models.checks import check_dtype, check_sizes
+from unialign_jax.parallel.storage import WHOLE, Storage
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
@@ -102,7 +103,7 @@ def _linear(config: T5Config, shape, axes, std: float, rngs: nnx.Rngs) -> nnx.Li
         dtype=jnp.dtype(config.dtype),
         param_dtype=jnp.dtype(config.param_dtype),
         kernel_init=nnx.initializers.normal(std),
-        kernel_metadata={"axes": axes},
+        kernel_metadata={"axes": axes, "compute": config.dtype},
         rngs=rngs,
     )
 
@@ -127,7 +128,7 @@ class T5Block(nnx.Module):
 
     def __init__(self, config: T5Config, rngs: nnx.Rngs):
         inner = config.heads * config.kv_dim
-        into, out_of = ("embed", "heads"), ("heads", "embed")
+        into, out_of = ("embed", "heads"), ("heads_in", "embed")
         linear = functools.partial(_linear, config, rngs=rngs)
         self.config = config
         self.attention_norm = _norm(config, rngs)
@@ -139,7 +140,7 @@ class T5Block(nnx.Module):
         hidden = (config.width, config.mlp_width)
         self.gate = linear(hidden, ("embed", "mlp"), config.width**-0.5)
         self.up = linear(hidden, ("embed", "mlp"), config.width**-0.5)
-        self.down = linear(hidden[::-1], ("mlp", "embed"), config.mlp_width**-0.5)
+        self.down = linear(hidden[::-1], ("mlp_in", "embed"), config.mlp_width**-0.5)
 
     def __call__(
         self,
@@ -185,7 +186,7 @@ class T5Encoder(nnx.Module):
             dtype=jnp.dtype(config.dtype),
             param_dtype=param_dtype,
             embedding_init=nnx.initializers.normal(1.0),
-            embedding_metadata={"axes": ("vocab", "embed")},
+            embedding_metadata={"axes": ("vocab", "embed"), "compute": config.dtype},
             rngs=rngs,
         )
         self.relative_bias = nnx.Embed(
@@ -214,20 +215,26 @@ class T5Encoder(nnx.Module):
         return jnp.einsum("QSH->HQS", self.relative_bias(jnp.asarray(buckets)))
 
     def residual_stream(
-        self, ids: Int[Array, "B L"], mask: Bool[Array, "B L"] | None = None
+        self,
+        ids: Int[Array, "B L"],
+        mask: Bool[Array, "B L"] | None = None,
+        storage: Storage = WHOLE,
     ) -> Float[Array, "B L E"]:
         """Hidden state behind the last block, before the final norm; arguments as `__call__`."""
         bias_HLL = self.position_bias(ids.shape[1])
         structure, layers = nnx.split(self.blocks)
 
         def layer(x_BLE, state):
-            return nnx.merge(structure, state)(x_BLE, bias_HLL, mask), None
+            return nnx.merge(structure, storage.layer(state))(x_BLE, bias_HLL, mask), None
 
-        x_BLE, _ = jax.lax.scan(layer, self.token_embedding(ids), layers)
+        x_BLE, _ = jax.lax.scan(layer, self.token_embedding(ids), nnx.to_pure_dict(layers))
         return x_BLE
 
     def __call__(
-        self, ids: Int[Array, "B L"], mask: Bool[Array, "B L"] | None = None
+        self,
+        ids: Int[Array, "B L"],
+        mask: Bool[Array, "B L"] | None = None,
+        storage: Storage = WHOLE,
     ) -> Float[Array, "B L E"]:
         """Encodes a batch of texts.
 
@@ -235,8 +242,9 @@ class T5Encoder(nnx.Module):
           ids: int32 [B, L], each in 0..vocab_size-1.
           mask: True for the tokens that may be attended to. None attends to all, pads included,
             which is how UniAlignment uses its text encoder.
+          storage: how a layer's weights are made whole.
 
         Returns:
           [B, L, width] in `config.dtype`.
         """
-        return self.final_norm(self.residual_stream(ids, mask)).astype(self.config.dtype)
+        return self.final_norm(self.residual_stream(ids, mask, storage)).astype(self.config.dtype)

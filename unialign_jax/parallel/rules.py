@@ -22,14 +22,19 @@ BATCH_AXES = ("data", "fsdp")
 
 RULES: dict[str, str | tuple[str, ...] | None] = {
     "batch": BATCH_AXES,
-    "embed": "fsdp",  # the width of the residual stream, on every matrix that reads or writes it
+    "embed": "fsdp",  # the width of the residual stream, in matrices that read it
     "text_embed": "fsdp",  # the width of the text encoder where the network reads it
     "heads": "tensor",
     "kv": None,  # inside a head
     "mlp": "tensor",
-    "modulation": "tensor",
+    "modulation": "fsdp",  # rows of all modulation vectors of a block
     "vocab": "tensor",
 }
+
+# Rows of the matrices that write the residual stream: over `tensor` where it has several devices,
+# else over `fsdp`. Compilers gather and scatter whole rows best, and a shard of columns would be
+# padded to the 128 lanes of a TPU.
+ROWS = {"heads_in": ("tensor", "fsdp"), "mlp_in": ("tensor", "fsdp")}
 
 # Leaves below this key hold one array per layer, stacked in front of their named axes.
 STACKED = "blocks"
@@ -57,10 +62,7 @@ def partition_spec(
     used: set[str] = set()
     spec: list[str | tuple[str, ...] | None] = []
     for name, size in zip(names, shape, strict=True):
-        if name is not None and name not in RULES:
-            raise ValueError(f"logical axis `{name}` is not in the rules table")
-        rule = RULES[name] if name is not None else None
-        wanted = (rule,) if isinstance(rule, str) else rule or ()
+        wanted = _mesh_axes(name, mesh)
         parts = math.prod(mesh.shape[axis] for axis in wanted)
         if not wanted or used & set(wanted) or size % parts or parts == 1:
             spec.append(None)
@@ -70,6 +72,15 @@ def partition_spec(
     while spec and spec[-1] is None:
         spec.pop()
     return P(*spec)
+
+
+def _mesh_axes(name: str | None, mesh: Mesh) -> tuple[str, ...]:
+    if name in ROWS:
+        return next(((axis,) for axis in ROWS[name] if mesh.shape[axis] > 1), ())
+    if name is not None and name not in RULES:
+        raise ValueError(f"logical axis `{name}` is not in the rules table")
+    rule = RULES[name] if name is not None else None
+    return (rule,) if isinstance(rule, str) else rule or ()
 
 
 def shardings(axes_tree: Any, abstract_tree: Any, mesh: Mesh) -> Any:

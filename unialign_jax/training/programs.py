@@ -52,10 +52,12 @@ def trace(setup: Setup, task: str, batch: Any) -> Any:
         setup.schedule,
         setup.step,
         task=task,
+        spread=setup.spread,
     )
     # The same shardings go in and come out, else the second step would be compiled again.
     outputs = setup.shardings, rules.replicated(setup.mesh)
-    return jax.jit(step, donate_argnums=0, out_shardings=outputs).trace(setup.abstract, batch)
+    with jax.set_mesh(setup.mesh):
+        return jax.jit(step, donate_argnums=0, out_shardings=outputs).trace(setup.abstract, batch)
 
 
 def place_batch(batch: Mapping[str, Any], setup: Setup) -> Batch:

@@ -15,6 +15,7 @@ from unialign_jax.data.features import FeatureCache
 from unialign_jax.data.pipeline import DataConfig
 from unialign_jax.data.prepared import DATASET_FILE, Prepared
 from unialign_jax.errors import UserError
+from unialign_jax.models.checks import check_dtype
 from unialign_jax.objective import TextTokens
 from unialign_jax.objective_config import ObjectiveConfig
 from unialign_jax.parallel import rules
@@ -22,6 +23,7 @@ from unialign_jax.parallel.mesh import MeshConfig, make_mesh
 from unialign_jax.sampling.model import Model, build_model
 from unialign_jax.training import start
 from unialign_jax.training import state as train_state
+from unialign_jax.training.gradients import Spread
 from unialign_jax.training.optimizer import OptimizerConfig, make_optimizer
 from unialign_jax.training.state import TrainState
 from unialign_jax.training.step import StepConfig
@@ -56,6 +58,7 @@ class TrainConfig:
         steps: where the run ends.
         global_batch: records per step over all devices.
         micro_batches: pieces whose gradients are accumulated within a step.
+        reduce_dtype: in which gradients are summed over `mesh.fsdp`; "bfloat16" sends half.
         log_every: steps between lines of `metrics.jsonl`.
         sample_every: steps between sample grids; 0 for none.
     """
@@ -63,6 +66,7 @@ class TrainConfig:
     steps: int
     global_batch: int
     micro_batches: int = 1
+    reduce_dtype: str = "float32"
     log_every: int = 10
     sample_every: int = 0
 
@@ -70,6 +74,7 @@ class TrainConfig:
         for name in ("steps", "global_batch", "micro_batches", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name} is {getattr(self, name)}: at least 1")
+        check_dtype("reduce_dtype", self.reduce_dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +146,14 @@ class Setup:
         """The sharding of every leaf of the state."""
         return jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
 
+    @property
+    def spread(self) -> Spread | None:
+        """How the parameters lie on the mesh; None for one device."""
+        if self.mesh.size == 1:
+            return None
+        specs = jax.tree.map(lambda leaf: leaf.sharding.spec, self.abstract.params)
+        return Spread(self.mesh, specs, self.train.reduce_dtype)
+
 
 def check_sections(config: Mapping[str, Any]) -> None:
     """Refuses a top-level key that no part of a run reads.
@@ -188,7 +201,7 @@ def make_setup(
     tx, schedule = make_optimizer(optimizer)
     step = StepConfig(
         objective=objective,
-        tokens=_text_tokens(tokenizer, data.text_length),
+        tokens=_text_tokens(tokenizer, data.text_length, model.config.vocab_size),
         seed=config.get("seed", 0),
         micro_batches=train.micro_batches,
         latents=model.latents,
@@ -210,9 +223,10 @@ def make_setup(
     )
 
 
-def _text_tokens(tokenizer: TextTokenizer | None, length: int) -> TextTokens:
+def _text_tokens(tokenizer: TextTokenizer | None, length: int, vocabulary: int) -> TextTokens:
     if tokenizer is None:
-        return TextTokens(0, 0, ())
+        # Enough for shapes and for compiling: `plan` has no data set.
+        return TextTokens(mask_id=vocabulary - 1, end_id=0, null_ids=((0,) * length,))
     null_ids = tuple(tuple(int(i) for i in row) for row in tokenizer.null_ids(length))
     return TextTokens(tokenizer.mask_id, tokenizer.end_id, null_ids)
 

@@ -12,13 +12,9 @@ import optax
 
 from unialign_jax.models.functional import Functional
 from unialign_jax.models.latents import Latents
-from unialign_jax.objective import (
-    Batch,
-    TextTokens,
-    dual_stream_loss,
-    sample_draws,
-)
+from unialign_jax.objective import Batch, Draws, TextTokens, dual_stream_loss, sample_draws
 from unialign_jax.objective_config import ObjectiveConfig
+from unialign_jax.training.gradients import Place, Spread, gradients
 from unialign_jax.training.state import TrainState, trainable
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
@@ -60,6 +56,7 @@ def make_train_step(
     config: StepConfig,
     *,
     task: str,
+    spread: Spread | None = None,
 ) -> Step:
     """Builds the step for one task, ready for `jax.jit` with the state donated.
 
@@ -70,6 +67,7 @@ def make_train_step(
       schedule: learning rate by step, for the log.
       config: see `StepConfig`.
       task: one of `objective.TRAINING_TASKS`.
+      spread: how the parameters lie on a mesh of several devices; None for one device.
 
     Returns:
       (state, batch) -> (state, metrics). `batch.target` and `batch.conditions` may be uint8
@@ -77,25 +75,30 @@ def make_train_step(
       that has its inputs, `grad_norm` (before clipping) and `lr`.
     """
 
-    def loss(part: Any, frozen: Any, batch: Batch, key: Any, step: Any) -> tuple[Any, Any]:
+    def loss(
+        part: Any, frozen: Any, batch: Batch, draws: Draws, step: Any, place: Place
+    ) -> tuple[Any, Any]:
         params = {**frozen, **part}
-        encoder = text_encoder.bind(params["text_encoder"])
+        network, stored = place.bind("transformer", transformer, params["transformer"])
+        encoder, of_text = place.bind("text_encoder", text_encoder, params["text_encoder"])
 
         def encode(ids: Any) -> Any:
             # The name finds it again in profiles, and in `unialign plan`.
             with jax.named_scope("text_encoder"):
-                embeds = encoder(ids)
+                embeds = encoder(ids, **of_text)
             return embeds if config.train_text_encoder else jax.lax.stop_gradient(embeds)
 
         total, report = dual_stream_loss(
-            transformer.bind(params["transformer"]),
+            network,
             encode,
             batch,
-            sample_draws(key, batch, config.objective),
+            draws,
             config.objective,
             task=task,
             tokens=config.tokens,
             step=step,
+            rows=place.rows,
+            **stored,
         )
         return total, report.terms
 
@@ -103,9 +106,17 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         batch = _with_latents(config.latents, state.params, batch, key)
         part: Any = trainable(state.params, train_text_encoder=config.train_text_encoder)
-        gradient = jax.value_and_grad(loss, has_aux=True)
-        (total, terms), grads = _accumulate(
-            lambda b, k: gradient(part, state.params, b, k, state.step), batch, key, config
+        total, terms, grads = gradients(
+            loss,
+            part,
+            state.params,
+            batch,
+            key,
+            state.step,
+            draw=lambda key, piece: sample_draws(key, piece, config.objective),
+            micro_batches=config.micro_batches,
+            mean=config.objective.accumulate == "mean",
+            spread=spread,
         )
         updates, opt_state = tx.update(grads, state.opt_state, part)
         part = optax.apply_updates(part, updates)
@@ -132,29 +143,6 @@ def _with_latents(space: Latents, params: Any, batch: Batch, key: Any) -> Batch:
 
     conditions = tuple(encode(images, 1 + i) for i, images in enumerate(batch.conditions))
     return dataclasses.replace(batch, target=encode(batch.target, 0), conditions=conditions)
-
-
-def _accumulate(gradient: Any, batch: Batch, key: Any, config: StepConfig) -> Any:
-    """Loss, terms and gradients of the whole batch, over `micro_batches` pieces."""
-    count = config.micro_batches
-    if count == 1:
-        return gradient(batch, key)
-    size = batch.caption_ids.shape[0]
-    if size % count:
-        raise ValueError(f"micro_batches {count} does not divide the batch {size}")
-    pieces = jax.tree.map(lambda x: x.reshape(count, size // count, *x.shape[1:]), batch)
-    keys = jax.random.split(key, count)
-    first = jax.eval_shape(gradient, jax.tree.map(lambda x: x[0], pieces), keys[0])
-    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first)
-
-    def body(total: Any, piece: Any) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, gradient(*piece)), None
-
-    (losses, grads), _ = jax.lax.scan(body, zero, (pieces, keys))
-    losses = jax.tree.map(lambda x: x / count, losses)
-    if config.objective.accumulate == "mean":
-        grads = jax.tree.map(lambda x: x / count, grads)
-    return losses, grads
 
 
 def _averaged(ema: Any, part: Any, step: Any, config: StepConfig) -> Any:

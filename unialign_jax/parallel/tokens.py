@@ -1,0 +1,38 @@
+"""Spreading the tokens of a sample over the mesh axis `context`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import jax
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
+
+AXIS = "context"
+
+
+def over_context(x: Float[Array, "B T D"], what: str) -> Float[Array, "B T D"]:
+    """Constrains the tokens to lie over `context`, if the mesh in `jax.set_mesh` has such devices.
+
+    Args:
+      x: a stream of tokens.
+      what: its name, for the error.
+
+    Raises:
+      ValueError: their number does not divide by `mesh.context`.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or AXIS not in mesh.axis_names or mesh.shape[AXIS] == 1:
+        return x
+    types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    if types[AXIS] != AxisType.Auto:
+        return x
+    if x.shape[1] % mesh.shape[AXIS]:
+        raise ValueError(
+            f"the {what} stream has {x.shape[1]} tokens, which mesh.context={mesh.shape[AXIS]} "
+            "does not divide: choose another mesh.context or another length"
+        )
+    return jax.lax.with_sharding_constraint(x, P(P.UNCONSTRAINED, AXIS, P.UNCONSTRAINED))
