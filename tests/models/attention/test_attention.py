@@ -69,9 +69,9 @@ def test_xla_attends_to_another_number_of_keys():
     [
         SplashSettings(),
         SplashSettings(largest_block=128, fused_backward=True),
-        SplashSettings(largest_block=128, tokens_minor=True),
+        SplashSettings(largest_block=128, tokens_minor=False),
     ],
-    ids=["default", "fused", "tokens_minor"],
+    ids=["default", "fused", "channels_minor"],
 )
 def test_splash_equals_the_reference(settings):
     arrays = reference.arrays(4, (2, 256, 2, 64))

@@ -24,6 +24,11 @@ LANES = 128
 class SplashSettings:
     """How the kernel is tiled; no choice here changes a result beyond rounding.
 
+    The defaults follow XLA's estimate of what stands around the kernels (v5e, batch 4, 1280 tokens,
+    24 heads of 64, forward and backward): 3.43 M cycles and 151 MiB of temporaries; 4.06 M and
+    181 MiB with head channels minor; 4.30 M and 121 MiB with one backward kernel. The kernels'
+    own time is in none of them.
+
     Attributes:
       largest_block: the longest tile of queries or keys; a tile is the largest multiple of 128
         up to it that divides the length.
@@ -34,7 +39,7 @@ class SplashSettings:
 
     largest_block: int = 768
     fused_backward: bool = False
-    tokens_minor: bool = False
+    tokens_minor: bool = True
 
 
 DEFAULTS = SplashSettings()
