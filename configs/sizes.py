@@ -33,8 +33,25 @@ def full() -> dict:
             "relative_buckets": 32,
             "relative_max_distance": 128,
             "dtype": "bfloat16",
+            # Frozen: it is read in bfloat16 and need not be kept in more.
+            "param_dtype": "bfloat16",
             "train": False,
         },
+    }
+
+
+def autoencoder() -> dict:
+    """The autoencoder of Stable Diffusion 3, as a config's section."""
+    return {
+        "widths": (128, 256, 512, 512),
+        "blocks": 2,
+        "latent_channels": 16,
+        "image_channels": 3,
+        "norm_groups": 32,
+        "scale": 1.5305,
+        "shift": 0.0609,
+        "dtype": "float32",
+        "param_dtype": "float32",
     }
 
 
@@ -78,6 +95,7 @@ def small(
         layers=text_layers,
         mlp_width=2 * width,
         dtype="float32",
+        param_dtype="float32",
         train=True,
     )
     return sizes

@@ -1,0 +1,32 @@
+"""Stage 4: answers to questions about images, beside all earlier tasks.
+
+    unialign plan --config stage4_instruct --topology v5e:16x16"""
+
+import importlib.util
+import pathlib
+
+from ml_collections import ConfigDict
+
+_spec = importlib.util.spec_from_file_location(
+    "stages", pathlib.Path(__file__).with_name("stages.py")
+)
+assert _spec is not None and _spec.loader is not None
+stages = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(stages)
+
+
+def get_config() -> ConfigDict:
+    """Returns the config."""
+    return stages.stage(
+        mixture={
+            "answer": 0.4,
+            "generate": 0.2,
+            "edit": 0.2,
+            "perceive": 0.1,
+            "compose": 0.1,
+        },
+        steps=20_000,
+        global_batch=1024,
+        learning_rate=2e-5,
+        image_dropout=0.05,
+    )
