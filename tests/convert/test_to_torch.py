@@ -208,7 +208,8 @@ def run_of_reference(tmp_path_factory):
 
 def test_the_torch_transformer_loads_it_strictly_and_passes_the_goldens(written):
     torch = pytest.importorskip("torch")
-    from unialign_jax.convert.torch_model import Sizes, Transformer
+    from unialign_jax.convert.torch_layers import Sizes
+    from unialign_jax.convert.torch_model import Transformer
 
     with np.load(GOLDENS / "e2e/pipeline_io.npz") as file:
         steps = file["gen_latents_trajectory"]

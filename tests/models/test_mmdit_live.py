@@ -19,7 +19,8 @@ from unialign_jax.convert.names import (
     transformer_from_torch,
     transformer_to_torch,
 )
-from unialign_jax.convert.torch_model import Sizes, Transformer
+from unialign_jax.convert.torch_layers import Sizes
+from unialign_jax.convert.torch_model import Transformer
 from unialign_jax.models.functional import build
 from unialign_jax.models.mmdit import Branch, Heads, MMDiT
 from unialign_jax.objective import Batch, Draws, TextTokens, dual_stream_loss

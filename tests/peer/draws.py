@@ -8,7 +8,8 @@ import numpy as np
 
 from tests.peer.golden_losses import Arrays
 from tests.peer.losses import Weights
-from unialign_jax.convert.torch_model import Sizes, Transformer
+from unialign_jax.convert.torch_layers import Sizes
+from unialign_jax.convert.torch_model import Transformer
 
 END_TOKEN = 1
 ODD_SIZES = Sizes(

@@ -17,7 +17,8 @@ import torch
 from tests.peer import golden_losses, samplers
 from tests.peer.golden_losses import Arrays, arrays_of, doubled, tensors
 from tests.peer.losses import StandInEncoder, Weights, train_table
-from unialign_jax.convert.torch_model import Sizes, Transformer, time_sincos
+from unialign_jax.convert.torch_layers import Sizes, time_sincos
+from unialign_jax.convert.torch_model import Transformer
 
 OUTPUTS = ("image", "text_logits", "hidden", "text_hidden", "mid_image", "mid_text")
 STEPS = (1, 2, 4, 20, 28, 50, 1000)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from tests.peer.losses import EPS, StandInEncoder, substitute, train_table
-from unialign_jax.convert.torch_model import Transformer, time_sincos
+from unialign_jax.convert.torch_layers import time_sincos
+from unialign_jax.convert.torch_model import Transformer
 
 TINY = 1e-10
 

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from tests.peer.golden import Inputs
 from tests.peer.golden_losses import Arrays
 from tests.peer.losses import Weights
-from unialign_jax.convert.torch_model import Sizes
+from unialign_jax.convert.torch_layers import Sizes
 
 # Which arrays of a file are given; all others follow from them.
 GIVEN = {

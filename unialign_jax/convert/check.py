@@ -101,7 +101,8 @@ def _difference(ours: Any, theirs: Any) -> float:
 def _transformer(part: Part, params: Callable[[], Any]) -> dict[str, float]:
     import torch
 
-    from unialign_jax.convert.torch_model import Sizes, Transformer
+    from unialign_jax.convert.torch_layers import Sizes
+    from unialign_jax.convert.torch_model import Transformer
 
     config, rng = part.config, np.random.default_rng(0)
     side = config.patch_size * min(4, config.position_table_size)
