@@ -5,7 +5,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install demo scenes-bundle test test-slow lint format bazel lock
+.PHONY: help install demo scenes-bundle test test-slow bench-gpu lint format bazel lock
 
 BIN := .venv/bin
 # A stamp, so that the second call of any target installs nothing.
@@ -33,6 +33,19 @@ test: $(INSTALLED) ## the tests, without the slow ones
 
 test-slow: $(INSTALLED) ## the slow tests
 	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+# The published model on one GPU, in bfloat16: training, sampling, compile time, each beside PyTorch.
+# The Python needs JAX for CUDA, and torch for CUDA unless ARGS=--no-torch:
+#   make bench-gpu BENCH_PYTHON=python3 ARGS=--no-torch
+BENCH_PYTHON ?= $(BIN)/python
+bench-gpu: ## on one GPU: train, sample and compile-time benchmarks at full size, with profiles
+	PYTHONPATH=. $(BENCH_PYTHON) benchmarks/train_step.py --full $(ARGS) \
+	  --profile profiles/train --out benchmarks/results/train_step_cuda.json
+	PYTHONPATH=. $(BENCH_PYTHON) benchmarks/sample_step.py --full $(ARGS) \
+	  --profile profiles/sample --out benchmarks/results/sample_step_cuda.json
+	PYTHONPATH=. $(BENCH_PYTHON) benchmarks/compile_time.py --platform cuda --width 1536 \
+	  --dtype bfloat16 --latents 64 --text 256 --remat full \
+	  --out benchmarks/results/compile_time_cuda.json
 
 lint: $(INSTALLED) ## ruff (format and rules) and pyright
 	$(BIN)/ruff format --check .

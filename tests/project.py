@@ -22,6 +22,8 @@ DISTRIBUTIONS = {
     "orbax": "orbax-checkpoint",
     "skimage": "scikit-image",
 }
+# Folders of the checkout that are imported.
+OURS = {"unialign_jax", "configs", "tests", "benchmarks"}
 # They come with each other and with nothing else; BUILD files name the first.
 COME_WITH_JAX = {"jaxlib", "ml-dtypes"}
 
@@ -60,7 +62,7 @@ def run_time_imports(path: Path) -> Iterator[str]:
 def third_party(path: Path) -> set[str]:
     """Normalised distributions behind a file's imports."""
     tops = {name.split(".")[0] for name in run_time_imports(path)}
-    tops -= {*sys.stdlib_module_names, "unialign_jax", "configs", "tests", "__future__"}
+    tops -= {*sys.stdlib_module_names, *OURS, "__future__"}
     return {normalise(DISTRIBUTIONS.get(top, top)) for top in tops}
 
 

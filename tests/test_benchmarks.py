@@ -1,0 +1,139 @@
+"""The benchmarks run, check both sides against each other and say what they measured."""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks.peer import flops, profile, rounds
+from tests.project import ROOT
+
+TINY = ["--size", "1x32", "--batch", "2", "--latents", "4", "--text", "4", "--rounds", "1"]
+
+
+def run(script: str, out, *options: str) -> dict:
+    done = subprocess.run(
+        [sys.executable, f"benchmarks/{script}.py", *TINY, *options, "--out", str(out)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(out.read_text())
+
+
+@pytest.mark.parametrize("script", ["train_step", "sample_step"])
+def test_ours_runs_alone_and_says_so(script, tmp_path):
+    report = run(script, tmp_path / "out.json", "--no-torch", "--profile", str(tmp_path / "trace"))
+    assert set(report) == {"date", "command", "device", "versions", "figures"}
+    assert "torch" not in report["versions"]
+    (figures,) = report["figures"]
+    assert list(figures["sides"]) == ["jax"] and "faster_than" not in figures
+    assert figures["sides"]["jax"]["flops"] > 0
+    assert sum(figures["profile"]["milliseconds"].values()) > 0
+
+
+@pytest.mark.parametrize("script", ["train_step", "sample_step"])
+def test_both_sides_agree_and_are_compared(script, tmp_path):
+    pytest.importorskip("torch")
+    # What torch.compile adds takes minutes on two cores: slow tests have it.
+    report = run(script, tmp_path / "out.json", "--side", "eager-and-jax")
+    (figures,) = report["figures"]
+    ours, theirs = (np.array(figures["checked"][name]) for name in ("jax", "torch eager"))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+    assert set(figures["faster_than"]) == {"torch eager", "better"}
+    sides = figures["sides"]
+    # Per pass, ours computes in the last block what nobody reads; they do not.
+    assert sides["torch eager"]["flops"] <= sides["jax"]["flops"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["train_step", "sample_step"])
+def test_the_compiled_side_agrees_too(script, tmp_path):
+    pytest.importorskip("torch")
+    (figures,) = run(script, tmp_path / "out.json")["figures"]
+    ours, theirs = (np.array(figures["checked"][name]) for name in ("jax", "torch compiled"))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+    assert figures["faster_than"]["better"]["is"] in ("torch eager", "torch compiled")
+
+
+def test_compile_time_is_compared_between_depths(tmp_path):
+    done = subprocess.run(
+        [
+            *(sys.executable, "benchmarks/compile_time.py", "--width", "32", "--layers", "2", "4"),
+            *("--rounds", "1", "--latents", "4", "--text", "4", "--out", str(tmp_path / "o.json")),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    report = json.loads((tmp_path / "o.json").read_text())
+    assert report["ratio"]["median"] > 0
+    assert set(report["seconds"]) == {"2", "4"}
+
+
+class Stub:
+    def __init__(self, name, values):
+        self.name, self.values = name, values
+
+    def check(self):
+        return self.values
+
+
+def test_sides_that_differ_are_not_timed():
+    rounds.check([Stub("jax", [1.0, 2.0]), Stub("torch eager", [1.00005, 2.0])], "float32")
+    with pytest.raises(SystemExit, match="torch eager differs from jax by"):
+        rounds.check([Stub("jax", [1.0, 2.0]), Stub("torch eager", [1.0003, 2.0])], "float32")
+
+
+def test_a_ratio_above_one_says_that_ours_is_faster():
+    times = {
+        "jax": {"seconds": [1.0, 2.0, 1.0]},
+        "torch eager": {"seconds": [3.0, 3.0, 3.0]},
+        "torch compiled": {"seconds": [2.0, 2.0, 1.5]},
+    }
+    found = rounds.ratios(times)
+    assert found["torch eager"]["median"] == 3.0
+    assert found["better"]["is"] == "torch compiled"
+    assert (found["better"]["min"], found["better"]["max"]) == (1.0, 2.0)
+
+
+def test_flops_count_products_in_loops_and_under_transformations():
+    a, b = jnp.ones((3, 5)), jnp.ones((5, 5))
+
+    def looped(a, b):
+        return jax.lax.scan(lambda x, _: (jax.jit(jnp.dot)(x, b), None), a, length=4)[0].sum()
+
+    once = 2 * 3 * 5 * 5
+    assert flops.count(jax.make_jaxpr(looped)(a, b)) == 4 * once
+    gradient = jax.make_jaxpr(jax.grad(looped, argnums=(0, 1)))(a, b)
+    assert flops.count(gradient) == 3 * 4 * once
+
+
+def test_a_profile_s_loop_is_not_counted_twice():
+    def event(name, duration):
+        return {
+            "ph": "X",
+            "pid": 1,
+            "tid": 2,
+            "name": name,
+            "dur": duration,
+            "args": {"hlo_op": name},
+        }
+
+    found = profile.durations([event("while.3", 9000), event("dot.1", 5000), event("dot.2", 1000)])
+    assert found == collections.Counter({"dot": 6.0})
+    assert profile.by_category(found) == {"matrix products": 6.0}
