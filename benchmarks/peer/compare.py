@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from benchmarks.peer import flops, rounds
+from benchmarks.peer import chips, rounds
 from benchmarks.peer.case import Case, parse_size
 from benchmarks.peer.worker import Worker
 
@@ -122,7 +122,7 @@ def _variants(args: argparse.Namespace) -> list[str]:
 def _compared(sides: list[Worker], case: Case, args: argparse.Namespace) -> dict[str, Any]:
     values = rounds.check(sides, args.dtype)
     times = rounds.alternate(sides, args.rounds, args.steps)
-    peak = flops.peak(jax.devices()[0].device_kind) if args.platform == "cuda" else None
+    peak = chips.peak(jax.devices()[0].device_kind) if args.platform == "cuda" else None
     result: dict[str, Any] = {"size": str(case), "checked": values, "sides": {}}
     for side in sides:
         seconds = rounds.spread(times[side.name]["seconds"])

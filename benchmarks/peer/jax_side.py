@@ -9,10 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.interpreters import partial_eval
 
-from benchmarks.peer import flops
 from benchmarks.peer.case import GUIDANCE, LEVELS, OPTIMIZER, Case
+from unialign_jax.planning import flops
 from unialign_jax.sampling.samplers import sample_image
 from unialign_jax.training import state as states
 from unialign_jax.training.optimizer import make_optimizer
@@ -148,7 +147,6 @@ class JaxSampling(_Side):
 
 
 def _flops(function: Any, *arguments: Any) -> int:
-    """Of a function's jaxpr without what nobody reads."""
-    closed = jax.make_jaxpr(function)(*arguments)
-    kept, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
-    return flops.count(kept)
+    """Of the products that the function needs; what a fused kernel forms again is its own."""
+    counted = flops.count(jax.make_jaxpr(function)(*arguments))
+    return int(counted.total - counted.repeated)
