@@ -1,6 +1,7 @@
 """Stage 1: images from texts and captions of images, from Stable Diffusion 3's weights.
 
-    unialign plan --config stage1_pretrain --topology v5e:16x16"""
+unialign plan --config stage1_pretrain --topology v5e:16x16
+"""
 
 import importlib.util
 import pathlib

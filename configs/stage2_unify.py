@@ -2,7 +2,8 @@
 
     unialign plan --config stage2_unify --topology v5e:16x16
 
-The reference alternates batches of generation and of editing and perception, 384 each."""
+The reference alternates batches of generation and of editing and perception, 384 each.
+"""
 
 import importlib.util
 import pathlib

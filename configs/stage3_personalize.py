@@ -1,6 +1,7 @@
 """Stage 3: scenes composed of one to three reference images, with the earlier tasks kept alive.
 
-    unialign plan --config stage3_personalize --topology v5e:16x16"""
+unialign plan --config stage3_personalize --topology v5e:16x16
+"""
 
 import importlib.util
 import pathlib

@@ -1,6 +1,7 @@
 """Stage 4: answers to questions about images, beside all earlier tasks.
 
-    unialign plan --config stage4_instruct --topology v5e:16x16"""
+unialign plan --config stage4_instruct --topology v5e:16x16
+"""
 
 import importlib.util
 import pathlib

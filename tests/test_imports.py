@@ -20,7 +20,7 @@ FLOORS = {
     "errors": 0,
     "config": 1,
     "compilation_cache": 1,
-    "parallel": 2,
+    "parallel": 1,
     "diffusion": 2,
     "models": 3,
     "objective_config": 3,

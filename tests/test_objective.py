@@ -111,9 +111,11 @@ def test_without_teacher_features_there_are_no_alignment_terms() -> None:
     assert not any(heads.reads_middle for _, heads in network.branches)
 
 
-def test_text_encoder_is_called_once_with_masked_caption_instruction_and_null() -> None:
+def test_text_encoder_is_called_once_with_masked_captions_and_instructions_or_the_null_text() -> (
+    None
+):
     calls = []
-    batch, config = make_batch(), ObjectiveConfig()
+    batch, config = make_batch(), ObjectiveConfig(text_dropout=0.5)
     draws = objective.sample_draws(jax.random.key(0), batch, config)
 
     def counting(ids: Any) -> Any:
@@ -125,9 +127,10 @@ def test_text_encoder_is_called_once_with_masked_caption_instruction_and_null() 
     )
     (ids,) = calls
     masked = report.intermediates["txt_xt"]
-    np.testing.assert_array_equal(
-        ids, np.concatenate([masked, batch.instruction_ids, TOKENS.null_ids])
-    )
+    dropped = np.asarray(draws.dropout_uniform < 0.5)
+    assert 0 < dropped.sum() < len(dropped)
+    instruction = np.where(dropped[:, None], TOKENS.null_ids, batch.instruction_ids)
+    np.testing.assert_array_equal(ids, np.concatenate([masked, instruction]))
 
 
 def test_text_branch_has_timestep_0_the_clean_target_and_no_conditions() -> None:

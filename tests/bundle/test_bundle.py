@@ -48,7 +48,7 @@ def test_a_bundle_samples_bit_for_bit_as_the_run_does(pipe, bundle, monkeypatch)
 
 def test_the_description_says_what_is_in_it_and_where_it_comes_from(pipe, bundle):
     description = json.loads((bundle / "unialign.json").read_text())
-    assert description["format"] == 2
+    assert description["format"] == 3
     assert description["name"] == "tiny"
     assert set(description["config"]) == {"model", "text_encoder", "data", "sample"}
     assert description["config"]["data"] == {"image_size": 16, "text_length": 24}
@@ -165,7 +165,7 @@ def test_files_that_orbax_cannot_read_name_their_component(copy):
 
 def test_a_bundle_of_another_format_says_which_is_read(copy):
     rewrite(copy, format=1)
-    with pytest.raises(UserError, match=r"unialign.json: is of format 1; .* reads format 2"):
+    with pytest.raises(UserError, match=r"unialign.json: is of format 1; .* reads format 3"):
         load_model(copy)
 
 

@@ -219,13 +219,15 @@ def texts_above_the_dropout_chance_are_dropped(patch: Patch) -> None:
         other = jnp.where(draws.dropout_uniform < config.text_dropout, 1.0, 0.0)
         return f(batch, draws.replace(dropout_uniform=other), config, *rest)
 
-    around(patch, objective, "_image_branch", inverted)
+    around(patch, objective, "_instruction_ids", inverted)
 
 
 @mistake("generate_loss", "img_text_embeds_used")
 def dropped_text_is_zeros_instead_of_the_null_text(patch: Patch) -> None:
     def zeros(f, batch, draws, config, embeds, seen):
-        return f(batch, draws, config, {**embeds, "null": 0 * embeds["null"]}, seen)
+        kept = draws.dropout_uniform >= config.text_dropout
+        text = embeds["instruction"] * kept[:, None, None]
+        return f(batch, draws, config, {**embeds, "instruction": text}, seen)
 
     around(patch, objective, "_image_branch", zeros)
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from tests.parity.mistakes import Patch, around, mistake, swap
 from unialign_jax.models import blocks, layers, mmdit
+from unialign_jax.models.attention import attention
 
 
 @mistake("network", "out_image")
@@ -134,7 +135,11 @@ def layer_norm_does_not_subtract_the_mean(patch: Patch) -> None:
 
 @mistake("network", "trace_block0_attn_image")
 def attention_is_not_scaled(patch: Patch) -> None:
-    around(patch, blocks, "attention", lambda f, q, k, v: f(q * q.shape[-1] ** 0.5, k, v))
+    def unscaled(f, image, text, **options):
+        large = [(q * q.shape[-1] ** 0.5, k, v) for q, k, v in (image, text)]
+        return f(*large, **options)
+
+    around(patch, blocks, "joint_attention", unscaled)
 
 
 @mistake("network", "trace_block0_attn_text")
@@ -143,7 +148,7 @@ def streams_do_not_see_each_other(patch: Patch) -> None:
         out = []
         for stream, x, mod in ((self.image, image, mods[0]), (self.text, text, mods[1])):
             qkv = stream.queries_keys_values(x, mod)
-            out.append(stream.attended(blocks.attention(*qkv)))
+            out.append(stream.attended(attention(*qkv)))
         return tuple(out)
 
     around(patch, blocks.Block, "joint_attention", apart)
@@ -153,9 +158,9 @@ def streams_do_not_see_each_other(patch: Patch) -> None:
 def last_block_leaves_the_text_alone(patch: Patch) -> None:
     """As in Stable Diffusion 3."""
 
-    def run(f, self, tokens, modulations, rotations, start, stop):
-        before = f(self, tokens, modulations, rotations, start, stop - 1)
-        after = f(self, before, modulations, rotations, stop - 1, stop)
+    def run(f, self, tokens, modulations, rotations, start, stop, storage):
+        before = f(self, tokens, modulations, rotations, start, stop - 1, storage)
+        after = f(self, before, modulations, rotations, stop - 1, stop, storage)
         return tuple((a[0], b[1]) for a, b in zip(after, before, strict=True))
 
     around(patch, blocks.Blocks, "run", run)

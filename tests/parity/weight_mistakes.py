@@ -60,7 +60,7 @@ def square_kernels_are_not_transposed(patch: Patch) -> None:
 def modulation_vectors_are_interleaved(patch: Patch) -> None:
     def entries(f, path, name, chunks):
         kernel, bias = f(path, name, chunks)
-        mixed = lambda a: a[0].T.reshape(a[0].shape[1], -1, chunks).swapaxes(1, 2)
+        mixed = lambda a: a[0].reshape(-1, chunks, a[0].shape[1]).swapaxes(0, 1).reshape(a[0].shape)
         yield from (dataclasses.replace(kernel, to_ours=mixed), bias)
 
-    around(patch, names, "_chunked", entries)
+    around(patch, names, "_rows", entries)

@@ -166,15 +166,15 @@ def test_one_micro_batch_is_summed_and_averaged_alike() -> None:
     assert_trees_close(total[1].params, mean[1].params)
 
 
-def test_micro_batches_have_draws_of_their_own() -> None:
-    config = steps.StepConfig(ObjectiveConfig(), TOKENS, micro_batches=3)
+def test_micro_batches_have_draws_of_their_own(monkeypatch) -> None:
     seen = []
 
-    def gradient(batch: Batch, key: Any) -> Any:
+    def draws(key: Any, batch: Batch, _: Any) -> Draws:
         jax.debug.callback(lambda value: seen.append(float(value)), jax.random.uniform(key))
-        return (0.0, {}), batch.target.mean()
+        return draws_by_row(key, batch, _)
 
-    steps._accumulate(gradient, make_batch(), jax.random.key(0), config)
+    monkeypatch.setattr(steps, "sample_draws", draws)
+    run(micro_batches=3)
     jax.effects_barrier()
     assert len(seen) == len(set(seen)) == 3
 

@@ -25,7 +25,7 @@ import jax
 
 from unialign_jax.errors import UserError, bullets
 
-FORMAT = 2
+FORMAT = 3
 DESCRIPTION = "unialign.json"
 TOKENIZER = "tokenizer.json"
 TRANSFORMER, TEXT_ENCODER, AUTOENCODER = "transformer", "text_encoder", "vae"

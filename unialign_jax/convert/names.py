@@ -1,6 +1,7 @@
 """The transformer's parameter names: the reference's and ours.
 
-A block's q, k and v are one kernel here, (D, 3, heads, head dim), and all blocks are stacked on a leading layer axis.
+A block's q, k and v are one kernel here, (D, 3, heads, head dim), and all blocks are stacked on a
+leading layer axis.
 """
 
 from __future__ import annotations

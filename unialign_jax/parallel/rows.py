@@ -45,12 +45,12 @@ class Rows:
         """All rows of the global batch; gradients return to the rows' own devices, summed."""
         return jax.lax.all_gather(x, self.axes, tiled=True) if self.axes else x
 
-    def mean(self, x: Float[Array, "..."]) -> Float[Array, ""]:
+    def mean(self, x: Float[Array, ...]) -> Float[Array, ""]:
         """This device's share of the mean over all rows."""
         return jnp.mean(x) / self.parts if self.axes else jnp.mean(x)
 
     def weighted_mean(
-        self, x: Float[Array, "..."], weight: Float[Array, "..."] | None
+        self, x: Float[Array, ...], weight: Float[Array, ...] | None
     ) -> Float[Array, ""]:
         """This device's share of sum(x w) / sum(w) over all rows; the mean without weights."""
         if weight is None:
