@@ -207,9 +207,13 @@ def _numpy_kind(aval: Any) -> Any:
 
 
 def _attention(products: tuple[int, int], shapes: list[Any], *, heads_last: bool) -> Count:
-    """Products between queries and keys, [..., S, K] and [..., S', K] ([B, S, H, K] heads last)."""
+    """Products between queries and keys.
+
+    [B, S, H, K] heads last; else [..., S, K], or [..., K, S] in splash's layout with tokens minor,
+    where K is the smaller: kernels take heads of at most 128 channels and tokens by the 128.
+    """
     q, k = shapes
-    length = k[-3] if heads_last else k[-2]
+    length, depth = (k[-3], q[-1]) if heads_last else (max(k[-2:]), min(q[-2:]))
     each = 2.0 * math.prod(q) * length
     total, repeated = products[0] * each, products[1] * each
-    return Count(total, repeated, total, int(q[-1]))
+    return Count(total, repeated, total, int(depth))
