@@ -73,7 +73,7 @@ def step(model: MMDiTConfig, encoder: T5Config, sizes: Sizes, *, fused: bool = F
             repeated += 3 / 2 * blocks["attention"]
     network += _heads(model, sizes)
     rows = sizes.image_branch + sizes.text_branch
-    texts = sizes.batch * rows + sizes.image_branch  # and the null text
+    texts = sizes.batch * rows
     contrast = 0.0
     if sizes.image_branch and sizes.text_branch:
         contrast = 3 * 2 * sizes.batch**2 * model.width
