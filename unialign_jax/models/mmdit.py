@@ -26,7 +26,7 @@ from unialign_jax.models.blocks import Blocks, modulate
 from unialign_jax.models.mmdit_config import MAX_CONDITIONS, MMDiTConfig
 from unialign_jax.models.rotary import rotation_table
 from unialign_jax.parallel.storage import WHOLE, Storage
-from unialign_jax.parallel.tokens import over_context
+from unialign_jax.parallel.tokens import over_context, whole_vocabulary
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -344,7 +344,7 @@ class MMDiT(nnx.Module):
             out["text_hidden"] = hidden if heads.text_hidden else None
             if heads.logits:
                 logits = self.text_head(hidden.astype(jnp.dtype(self.config.dtype)))
-                out["logits"] = logits.astype(jnp.float32)
+                out["logits"] = whole_vocabulary(logits.astype(jnp.float32))
         if heads.mid_image or heads.mid_image_tokens:
             target_tokens = middle[0][:, :target].astype(jnp.float32)
             if heads.mid_image:

@@ -1,4 +1,4 @@
-"""Spreading the tokens of a sample over the mesh axis `context`."""
+"""What lies over the mesh axes that are left to the compiler: tokens over `context`."""
 
 from __future__ import annotations
 
@@ -36,3 +36,18 @@ def over_context(x: Float[Array, "B T D"], what: str) -> Float[Array, "B T D"]:
             "does not divide: choose another mesh.context or another length"
         )
     return jax.lax.with_sharding_constraint(x, P(P.UNCONSTRAINED, AXIS, P.UNCONSTRAINED))
+
+
+def whole_vocabulary(logits: Float[Array, "B L V"]) -> Float[Array, "B L V"]:
+    """Constrains the last axis not to lie over `tensor`, as the head's columns do.
+
+    The loss looks up one logit per token; XLA's partitioner aborts on a look-up along a dimension
+    over `tensor` where tokens lie over `context`.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.shape.get("tensor", 1) == 1:
+        return logits
+    types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    if types["tensor"] != AxisType.Auto:
+        return logits
+    return jax.lax.with_sharding_constraint(logits, P(P.UNCONSTRAINED, P.UNCONSTRAINED, None))
