@@ -157,8 +157,8 @@ class Convolution(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         if self.compute is None:
             return super().forward(x)
-        x, weight, bias = (a.to(self.compute) for a in (x, self.weight, self.bias))
-        return F.conv2d(x, weight, bias, self.stride)
+        bias = None if self.bias is None else self.bias.to(self.compute)
+        return F.conv2d(x.to(self.compute), self.weight.to(self.compute), bias, self.stride)
 
 
 class PatchEmbed(nn.Module):

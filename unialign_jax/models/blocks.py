@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 
 from unialign_jax.models import layers
-from unialign_jax.models.attention import joint_attention
+from unialign_jax.models.attention import Backend, ContextMethod, joint_attention
 from unialign_jax.models.mmdit_config import REMAT_POLICIES, MMDiTConfig
 from unialign_jax.models.rotary import rotate
 from unialign_jax.parallel.storage import WHOLE, Storage
@@ -105,8 +105,8 @@ class Block(nnx.Module):
     def __init__(self, config: MMDiTConfig, rngs: nnx.Rngs):
         self.image = Stream(config, config.rotary_bias, rngs)
         self.text = Stream(config, 0.0, rngs)
-        self.backend = config.attention
-        self.context = config.context_attention
+        self.backend: Backend | Literal["auto"] = config.attention
+        self.context: ContextMethod = config.context_attention
 
     def joint_attention(
         self, image: Any, text: Any, mods: tuple[Any, Any], rotations: tuple[Any, Any] | None

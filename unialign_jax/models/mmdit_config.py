@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 import jax
 
-from unialign_jax.models.attention import BACKENDS, CONTEXT_METHODS
+from unialign_jax.models.attention import BACKENDS, CONTEXT_METHODS, Backend, ContextMethod
 from unialign_jax.models.checks import check_dtype, check_sizes
 
 MAX_CONDITIONS = 3
@@ -106,8 +107,8 @@ class MMDiTConfig:
     time_features_float16: bool = False
     dtype: str = "float32"
     remat: str = "none"
-    attention: str = "auto"
-    context_attention: str = "ring"
+    attention: Backend | Literal["auto"] = "auto"
+    context_attention: ContextMethod = "ring"
     unroll: bool = False
 
     def __post_init__(self) -> None:
