@@ -100,8 +100,8 @@ def stage(
             },
             "ema": {"decay": 0.9999, "warmup": True},
             "checkpoint": {"every_steps": 5000, "keep": 3},
-            # More than 64 devices along fsdp, and TPU compilers turn gathers into reductions.
-            "mesh": {"data": -1, "fsdp": 64, "context": 1, "tensor": 1},
+            # 0: as many devices as compilers gather weights over.
+            "mesh": {"data": -1, "fsdp": 0, "context": 1, "tensor": 1},
             "sample": {
                 "steps": 28,
                 "guidance": 7.0,

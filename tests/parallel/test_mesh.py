@@ -18,6 +18,20 @@ def test_an_axis_of_minus_one_takes_what_is_left() -> None:
 
 
 @pytest.mark.parametrize(
+    ("devices", "slices", "fsdp"),
+    [(1, 1, 1), (4, 1, 4), (8, 1, 8), (16, 1, 8), (64, 1, 32), (256, 1, 64), (512, 2, 64)],
+)
+def test_fsdp_of_zero_is_chosen(devices: int, slices: int, fsdp: int) -> None:
+    assert MeshConfig(fsdp=0).shape(devices, slices) == (devices // fsdp, fsdp, 1, 1)
+
+
+def test_a_chosen_fsdp_leaves_room_for_the_other_axes() -> None:
+    assert MeshConfig(fsdp=0, context=2).shape(8) == (1, 4, 2, 1)
+    assert MeshConfig(fsdp=0, data=2, tensor=2).shape(8) == (2, 2, 1, 2)
+    assert MeshConfig(fsdp=0).shape(12) == (3, 4, 1, 1)
+
+
+@pytest.mark.parametrize(
     "config",
     [
         MeshConfig(data=-1, fsdp=3),

@@ -144,13 +144,13 @@ def alignment_is_the_sum_over_the_batch(patch: Patch) -> None:
 
 @mistake("generate_loss", "loss_image_align")
 def alignment_is_the_negative_cosine(patch: Patch) -> None:
-    around(patch, alignment, "cosine_loss", lambda f, *a: f(*a) - 1)
+    around(patch, alignment, "cosine_loss", lambda f, *a, **k: f(*a, **k) - 1)
 
 
 @mistake("generate_loss", "loss_image_align")
 def image_is_aligned_with_the_text_features(patch: Patch) -> None:
-    def crossed(f, image, batch, config):
-        return f(image, batch.replace(image_features=batch.text_features), config)
+    def crossed(f, image, batch, *others):
+        return f(image, batch.replace(image_features=batch.text_features), *others)
 
     around(patch, objective, "_align_image", crossed)
 

@@ -19,14 +19,17 @@ from jax.sharding import AxisType, Mesh
 from unialign_jax.errors import UserError
 
 AXES = ("data", "fsdp", "context", "tensor")
+# A slice with this many devices keeps half of them out of `fsdp`.
+_LARGE = 16
+_MOST_FSDP = 64
 
 
 @dataclass(frozen=True)
 class MeshConfig:
     """Devices along each axis; at most one axis is -1 and takes what is left.
 
-    `fsdp` of 64 at most is advised: over a whole large slice the TPU compiler turns the gathers
-    of weights into blocking reductions.
+    `fsdp=0` chooses as many devices as TPU compilers gather and scatter weights over: 64 at most,
+    and half of a slice of 16 or more. Over all of a square slice they sum whole weights instead.
     """
 
     data: int = -1
@@ -34,14 +37,16 @@ class MeshConfig:
     context: int = 1
     tensor: int = 1
 
-    def shape(self, devices: int) -> tuple[int, int, int, int]:
-        """Axis sizes for this many devices.
+    def shape(self, devices: int, slices: int = 1) -> tuple[int, int, int, int]:
+        """Axis sizes for this many devices, in that many slices.
 
         Raises:
             UserError: the axes cannot make up that number of devices.
         """
         sizes = {axis: getattr(self, axis) for axis in AXES}
         given = ", ".join(f"mesh.{axis}={size}" for axis, size in sizes.items())
+        if sizes["fsdp"] == 0:
+            sizes["fsdp"] = self._chosen_fsdp(devices // slices)
         free = [axis for axis, size in sizes.items() if size == -1]
         if len(free) > 1 or any(size < 1 for size in sizes.values() if size != -1):
             raise UserError(f"{given}: axes are at least 1, and at most one of them is -1.")
@@ -56,6 +61,15 @@ class MeshConfig:
         data, fsdp, context, tensor = (sizes[axis] for axis in AXES)
         return data, fsdp, context, tensor
 
+    def _chosen_fsdp(self, slice_size: int) -> int:
+        """The largest power of two that is a good and a possible number of devices."""
+        most = slice_size if slice_size < _LARGE else min(_MOST_FSDP, slice_size // 2)
+        others = math.prod(abs(size) for size in (self.data, self.context, self.tensor))
+        chosen = 1
+        while chosen * 2 <= most and slice_size % (chosen * 2 * others) == 0:
+            chosen *= 2
+        return chosen
+
 
 def make_mesh(config: MeshConfig = MeshConfig(), devices: Sequence | None = None) -> Mesh:
     """A mesh of all (or the given) devices with Auto axes `data`, `fsdp`, `context`, `tensor`.
@@ -66,8 +80,8 @@ def make_mesh(config: MeshConfig = MeshConfig(), devices: Sequence | None = None
         UserError: the axis sizes do not fit the devices, or `data` cannot span the slices.
     """
     devices = list(jax.devices() if devices is None else devices)
-    shape = config.shape(len(devices))
     slices = len({getattr(device, "slice_index", 0) for device in devices})
+    shape = config.shape(len(devices), slices)
     if slices > 1:
         if shape[0] % slices:
             raise UserError(

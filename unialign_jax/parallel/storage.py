@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import PartitionSpec as P
 
 AXIS = "fsdp"
@@ -123,12 +124,13 @@ def _forward(w: Any, dim: int, dtype: str, reduce_dtype: str) -> tuple[Any, Any]
 
 
 def _backward(dim: int, dtype: str, reduce_dtype: str, like: Any, gradient: Any) -> tuple[Any]:
-    rows = _flat(gradient.astype(reduce_dtype), dim)
-    axis = min(dim, rows.ndim - 1)
-    summed = jax.lax.psum_scatter(rows, AXIS, scatter_dimension=axis, tiled=True)
-    shape = list(gradient.shape)
-    shape[dim] //= jax.lax.axis_size(AXIS)
-    return (summed.reshape(shape).astype(like.dtype),)
+    first = jnp.moveaxis(gradient.astype(reduce_dtype), dim, 0)
+    rows = first.reshape(first.shape[0], -1)
+    # The TPU's compiler scatters rows that lie together in memory, and sums the whole otherwise.
+    rows = with_layout_constraint(rows, Layout((0, 1)))
+    summed = jax.lax.psum_scatter(rows, AXIS, scatter_dimension=0, tiled=True)
+    part = summed.reshape(-1, *first.shape[1:])
+    return (jnp.moveaxis(part, 0, dim).astype(like.dtype),)
 
 
 gather.defvjp(_forward, _backward)

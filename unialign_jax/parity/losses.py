@@ -240,7 +240,7 @@ def _verify_total(step: TrainingStep, file: GoldenFile) -> None:
 
 
 def _all_heads(step: TrainingStep, params: Any, batch: Batch, report: Any) -> dict[str, Any]:
-    """Outputs that the reference computes and no loss reads."""
+    """What the reference computes and no loss of ours reads by itself."""
     seen = report.intermediates
     model = step.network.bind(params)
     image = Branch(
@@ -257,6 +257,8 @@ def _all_heads(step: TrainingStep, params: Any, batch: Batch, report: Any) -> di
         "txt_image_hidden": out[1].image_hidden,
         "txt_mid_image": out[1].mid_image,
         "txt_model_timestep": text.timestep,
+        "instruction_embeds": step.encoder(batch.instruction_ids),
+        "null_embeds": step.encoder(step.tokens.null_ids),
     }
 
 
