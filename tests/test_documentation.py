@@ -119,6 +119,8 @@ def execute(blocks: list[Block], folder: Path, timeout: float) -> None:
         # The checkout comes first, so that the code under test is the code beside the documents.
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
     }
+    # Programs as a reader compiles them, not as tests do.
+    environment.pop("JAX_DISABLE_MOST_OPTIMIZATIONS", None)
     for block in blocks:
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", block.text],

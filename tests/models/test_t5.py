@@ -197,7 +197,7 @@ def test_initial_parameters_have_the_mesh_tensorflow_deviations():
 
 def test_every_parameter_names_its_logical_axes_without_the_layer_axis():
     encoder = functional_encoder(TINY)
-    known = {"embed", "heads", "mlp", "vocab", None}
+    known = {"embed", "heads", "heads_in", "mlp", "mlp_in", "vocab", None}
     is_axes = lambda node: isinstance(node, tuple)
     axes = jax.tree.leaves_with_path(encoder.axes, is_leaf=is_axes)
     leaves = jax.tree.leaves_with_path(encoder.abstract)

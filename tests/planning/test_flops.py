@@ -49,10 +49,12 @@ def test_the_published_size_has_the_flops_of_the_closed_form():
     counted, expected = counts(stage(narrow=False, train__global_batch=2), Case("generate"))
     check(counted, expected)
     # reference/pod_probe.md, section 8: counted there in another program, TFLOP per sample.
-    assert counted.model / 2 == pytest.approx(12.0e12, rel=0.01)
+    # It runs the last block whole; ours leaves out what no head reads.
+    unread = 18 * (1024 + 256) * 1536**2
+    assert counted.model / 2 + 3 * unread == pytest.approx(12.0e12, rel=0.01)
     # There with splash attention, whose backward has 3 products more: 6 T^2 D in 24 layers, twice.
     splash = 2 * 24 * 6 * 1280**2 * 1536
-    executed = (counted.model + counted.repeated) / 2 + splash
+    executed = (counted.model + counted.repeated) / 2 + 4 * unread + splash
     assert executed == pytest.approx(16.7e12, rel=0.01)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import jax
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 # Order of the six modulation vectors of a block.
 SHIFT_ATTENTION, SCALE_ATTENTION, GATE_ATTENTION, SHIFT_MLP, SCALE_MLP, GATE_MLP = range(6)
+# The image and the text stream.
+BOTH = (True, True)
 # Where initial biases differ from 0: queries and keys of head 0, and both gates.
 _FIRST_HEAD = np.s_[:2, 0]
 _GATES = np.s_[GATE_ATTENTION :: GATE_MLP - GATE_ATTENTION]
@@ -111,14 +114,13 @@ class Block(nnx.Module):
     def joint_attention(
         self, image: Any, text: Any, mods: tuple[Any, Any], rotations: tuple[Any, Any] | None
     ) -> tuple[Any, Any]:
-        """Returns both streams' attention outputs, after the output projections."""
+        """Returns both streams' attention outputs, before the output projections."""
         of_image = self.image.queries_keys_values(image, mods[0])
         if rotations is not None:
             q, k, v = of_image
             of_image = rotate(q, *rotations), rotate(k, *rotations), v
         of_text = self.text.queries_keys_values(text, mods[1])
-        heads = joint_attention(of_image, of_text, backend=self.backend, context=self.context)
-        return self.image.attended(heads[0]), self.text.attended(heads[1])
+        return joint_attention(of_image, of_text, backend=self.backend, context=self.context)
 
     def __call__(
         self,
@@ -126,12 +128,17 @@ class Block(nnx.Module):
         text: Any,
         mods: tuple[Any, Any],
         rotations: tuple[Any, Any] | None = None,
+        read: tuple[bool, bool] = BOTH,
     ) -> tuple[Any, Any]:
-        attended = self.joint_attention(image, text, mods, rotations)
-        return (
-            over_context(self.image.residuals(image, attended[0], mods[0]), "image"),
-            over_context(self.text.residuals(text, attended[1], mods[1]), "text"),
-        )
+        """Both streams after the block; one that nobody reads afterwards comes back as it was."""
+        heads = self.joint_attention(image, text, mods, rotations)
+        if read[0]:
+            attended = self.image.attended(heads[0])
+            image = over_context(self.image.residuals(image, attended, mods[0]), "image")
+        if read[1]:
+            attended = self.text.attended(heads[1])
+            text = over_context(self.text.residuals(text, attended, mods[1]), "text")
+        return image, text
 
 
 class Modulation(nnx.Module):
@@ -198,6 +205,7 @@ class Blocks(nnx.Module):
         start: int,
         stop: int,
         storage: Storage = WHOLE,
+        read: Sequence[tuple[bool, bool]] | None = None,
     ) -> Any:
         """Runs blocks start..stop-1 over every branch in one scan.
 
@@ -208,16 +216,21 @@ class Blocks(nnx.Module):
           start: first block.
           stop: one past the last block.
           storage: how a block's weights are made whole, once for all branches.
+          read: per branch, which streams are read after the last of these blocks. One that is not
+            is left out there: only of a single block.
         """
+        reads = read or [BOTH] * len(tokens)
+        assert stop - start == 1 or all(one == BOTH for one in reads)
         graphdef, state = nnx.split(self.layers)
         stacked = jax.tree.map(lambda x: x[start:stop], (nnx.to_pure_dict(state), modulations))
 
         def body(carry: Any, layer: Any) -> tuple[Any, None]:
             params, mods = layer
             block: Any = nnx.merge(graphdef, storage.layer(params))
-            branches = zip(carry, mods, rotations, strict=True)
+            branches = zip(carry, mods, rotations, reads, strict=True)
             return tuple(
-                block(image, text, mod, angles) for (image, text), mod, angles in branches
+                block(image, text, mod, angles, streams)
+                for (image, text), mod, angles, streams in branches
             ), None
 
         if self.remat != "none" or storage.axis:

@@ -12,6 +12,7 @@ share one scan, so that each layer's weights are read (and, sharded, gathered) o
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +68,11 @@ class Heads:
     @property
     def reads_middle(self) -> bool:
         return self.mid_image or self.mid_image_tokens or self.mid_text
+
+    @property
+    def reads_last(self) -> tuple[bool, bool]:
+        """Whether the image and the text stream are read after the last block."""
+        return self.velocity or self.image_hidden, self.logits or self.text_hidden
 
 
 ALL_HEADS = Heads(True, True, True, True, True, False, True)
@@ -226,8 +232,10 @@ class MMDiT(nnx.Module):
         rotations = [self._rotations(branch) for branch, _ in branches]
         tokens = tuple(embedded)
         middle = None
-        for start, stop in _segments(depth, self.config.layers):
-            tokens = self.blocks.run(tokens, modulations, rotations, start, stop, storage)
+        read = [heads.reads_last for _, heads in branches]
+        for start, stop in _segments(depth, self.config.layers, whole=all(map(all, read))):
+            at_end = read if stop == self.config.layers != depth else None
+            tokens = self.blocks.run(tokens, modulations, rotations, start, stop, storage, at_end)
             middle = tokens if stop == depth else middle
         return [
             self._heads(branch, heads, tokens[i], None if middle is None else middle[i], times[i])
@@ -356,8 +364,15 @@ class MMDiT(nnx.Module):
         return Output(**out)
 
 
-def _segments(depth: int | None, layers: int) -> list[tuple[int, int]]:
-    """Splits the layers where the adapters read, so that no scan stacks its hidden states."""
-    if depth is None or depth == layers:
-        return [(0, layers)]
-    return [(0, depth), (depth, layers)]
+def _segments(depth: int | None, layers: int, whole: bool) -> list[tuple[int, int]]:
+    """Splits the layers where the adapters read, so that no scan stacks its hidden states.
+
+    Unless both streams are read after the last block, that one is run by itself, only as far as
+    it is read.
+    """
+    cuts = {0, layers}
+    if depth is not None:
+        cuts.add(depth)
+    if not whole:
+        cuts.add(layers - 1)
+    return list(itertools.pairwise(sorted(cuts)))

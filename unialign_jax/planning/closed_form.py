@@ -2,8 +2,9 @@
 
 It checks the count that `flops.py` reads from the traced program: the two share no code. Matrix
 products only, two FLOPs per multiply-add. With D channels and T tokens in both streams of a branch,
-a block costs 24 T D^2 for its linear layers and 4 T^2 D for attention, forward. The backward costs
-twice the forward, less the gradients of inputs that need none.
+a block costs 24 T D^2 for its linear layers and 4 T^2 D for attention, forward; 18 T D^2 of that
+follow on attention, and the last block leaves them out for the stream that its branch does not read.
+The backward costs twice the forward, less the gradients of inputs that need none.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class Sizes:
         conditions: condition images beside the target.
         image_branch, text_branch: which branches the task has.
         aligned_image, aligned_text: which adapters run.
+        last_aligned: the adapters read both streams after the last block.
     """
 
     batch: int
@@ -37,6 +39,7 @@ class Sizes:
     text_branch: bool = True
     aligned_image: bool = True
     aligned_text: bool = True
+    last_aligned: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +67,8 @@ def step(model: MMDiTConfig, encoder: T5Config, sizes: Sizes, *, fused: bool = F
             backward kernels: 3 of their 7 products repeat another).
     """
     network = repeated = 0.0
-    for tokens, image in _branches(sizes):
-        blocks = _blocks(model, tokens)
+    for tokens, image, unread in _branches(sizes):
+        blocks = _blocks(model, tokens, unread)
         network += 3 * sum(blocks.values()) + _modulation(model)
         network += _embedding(model, sizes, image)
         repeated += sum(blocks[name] for name in _REPEATED[model.remat])
@@ -94,21 +97,22 @@ _REPEATED = {
 }
 
 
-def _branches(sizes: Sizes) -> list[tuple[int, int]]:
-    """(tokens in both streams, tokens of images) of every branch."""
+def _branches(sizes: Sizes) -> list[tuple[int, int, int]]:
+    """(tokens in both streams, those of images, those not read after the last block) by branch."""
     found = []
     if sizes.image_branch:
-        found.append(sizes.image * (1 + sizes.conditions))
+        image = sizes.image * (1 + sizes.conditions)
+        found.append((image + sizes.text, image, sizes.text))
     if sizes.text_branch:
-        found.append(sizes.image)
-    return [(image + sizes.text, image) for image in found]
+        found.append((sizes.image + sizes.text, sizes.image, sizes.image))
+    return [(*tokens, 0 if sizes.last_aligned else unread) for *tokens, unread in found]
 
 
-def _blocks(model: MMDiTConfig, tokens: int) -> dict[str, float]:
+def _blocks(model: MMDiTConfig, tokens: int, unread: int) -> dict[str, float]:
     """Forward FLOPs per sample of all blocks: qkv 6 D^2, out 2 D^2, MLP 16 D^2 per token."""
     d = model.width
     return {
-        "linear": model.layers * 24.0 * tokens * d**2,
+        "linear": (model.layers * 24.0 * tokens - 18.0 * unread) * d**2,
         "attention": model.layers * 4.0 * tokens**2 * d,
     }
 
@@ -173,4 +177,5 @@ def sizes_of(config: Mapping[str, Any], *, task: str, conditions: int, batch: in
         text_branch=answer or task in config["objective"].get("text_tasks", (task,)),
         aligned_image=not answer,
         aligned_text=not answer,
+        last_aligned=not answer and config["objective"]["align_depth"] == model["layers"],
     )
