@@ -6,7 +6,7 @@ import os
 
 # Before the first import of jax. JAX_PLATFORMS=cuda pytest ... tries a test on an accelerator.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Most of a test's time is compilation; `JAX_DISABLE_MOST_OPTIMIZATIONS=0` asks for the usual effort.
+# Most of a test is compilation. JAX_DISABLE_MOST_OPTIMIZATIONS=0 asks for the usual effort.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # A test that reaches for the network fails at once instead of waiting for it.

@@ -158,9 +158,9 @@ def streams_do_not_see_each_other(patch: Patch) -> None:
 def last_block_leaves_the_text_alone(patch: Patch) -> None:
     """As in Stable Diffusion 3."""
 
-    def run(f, self, tokens, modulations, rotations, start, stop, storage):
-        before = f(self, tokens, modulations, rotations, start, stop - 1, storage)
-        after = f(self, before, modulations, rotations, stop - 1, stop, storage)
+    def run(f, self, tokens, modulations, rotations, start, stop, *rest):
+        before = f(self, tokens, modulations, rotations, start, stop - 1, *rest)
+        after = f(self, before, modulations, rotations, stop - 1, stop, *rest)
         return tuple((a[0], b[1]) for a, b in zip(after, before, strict=True))
 
     around(patch, blocks.Blocks, "run", run)

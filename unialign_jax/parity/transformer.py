@@ -135,7 +135,8 @@ def _first_block(
             ("gate_mlp", blocks.GATE_MLP),
         ):
             trace[f"trace_block0_{norm}_{key}"] = mod[:, part]
-    attended = block.joint_attention(image, text, mods, None)
+    heads = block.joint_attention(image, text, mods, None)
+    attended = block.image.attended(heads[0]), block.text.attended(heads[1])
     trace["trace_block0_attn_image"], trace["trace_block0_attn_text"] = attended
     return trace
 

@@ -1,9 +1,9 @@
 """FLOPs of a training step by arithmetic, from the sizes of the networks alone.
 
 It checks the count that `flops.py` reads from the traced program: the two share no code. Matrix
-products only, two FLOPs per multiply-add. With D channels and T tokens in both streams of a branch,
-a block costs 24 T D^2 for its linear layers and 4 T^2 D for attention, forward; 18 T D^2 of that
-follow on attention, and the last block leaves them out for the stream that its branch does not read.
+products only, two FLOPs per multiply-add. With D channels and T tokens in both streams of a branch
+a block costs 24 T D^2 for its linear layers and 4 T^2 D for attention, forward. 18 T D^2 of that
+follow on attention; the last block leaves them out for the stream that its branch does not read.
 The backward costs twice the forward, less the gradients of inputs that need none.
 """
 
