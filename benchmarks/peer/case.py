@@ -40,6 +40,7 @@ class Case:
       text: tokens of a text.
       dtype: of the computation; parameters are float32.
       remat: of our side, a key of `mmdit_config.REMAT_POLICIES` or "none".
+      unroll: whether our side compiles every block by itself.
     """
 
     layers: int
@@ -49,6 +50,7 @@ class Case:
     text: int = 64
     dtype: str = "float32"
     remat: str = "none"
+    unroll: bool = False
 
     def __str__(self) -> str:
         return f"{self.layers}x{self.width}"
@@ -62,6 +64,7 @@ class Case:
             layers=self.layers,
             dtype=self.dtype,
             remat=self.remat,
+            unroll=self.unroll,
         )
 
     @functools.cached_property

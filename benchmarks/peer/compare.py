@@ -19,8 +19,12 @@ from benchmarks.peer import chips, rounds
 from benchmarks.peer.case import Case, parse_size
 from benchmarks.peer.worker import Worker
 
-# With huge pages a step does not spend its time on faults of fresh memory; both sides get them.
-TUNABLES = "glibc.malloc.hugetlb=1"
+# Freed memory is kept, in huge pages: else a step spends up to a third of its time on faults of
+# fresh memory, most where three processes share it. All sides get the same.
+TUNABLES = ":".join(
+    f"glibc.malloc.{setting}"
+    for setting in ("hugetlb=1", "mmap_max=0", f"trim_threshold={2**35}", "arena_max=1")
+)
 SIDES = {
     "all": ("jax", "eager", "compiled"),
     "eager-and-jax": ("jax", "eager"),
@@ -49,6 +53,12 @@ def parser(what: str, description: str) -> argparse.ArgumentParser:
     add("--text", type=int, default=64, help="tokens of a text")
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the computation")
     add("--remat", default="none", help="what our side recomputes: none, full, dots, ...")
+    add(
+        "--unroll",
+        choices=("auto", "yes", "no"),
+        default="auto",
+        help="whether our side compiles every block by itself: auto does on a CPU",
+    )
     add("--rounds", type=int, default=7, help="turns of every side")
     add("--steps", type=int, default=1, help="steps in a turn")
     add("--platform", choices=("cpu", "cuda"), default="cpu", help="where both run")
@@ -94,7 +104,10 @@ def measure(args: argparse.Namespace, kind: str) -> list[dict[str, Any]]:
     found = []
     for size in args.size:
         layers, width = parse_size(size)
-        case = Case(layers, width, args.batch, args.latents, args.text, args.dtype, args.remat)
+        unroll = args.unroll == "yes" or (args.unroll == "auto" and args.platform == "cpu")
+        case = Case(
+            *(layers, width, args.batch, args.latents, args.text, args.dtype, args.remat), unroll
+        )
         print(f"{case}, {args.dtype}, batch {args.batch}", file=sys.stderr, flush=True)
         found.append(_measure(case, args, kind))
         print(json.dumps(found[-1], indent=2), flush=True)

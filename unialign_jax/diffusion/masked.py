@@ -90,11 +90,16 @@ def substitute(
     logits: Float[Array, "B L V"], tokens: Int[Array, "B L"], mask_id: int
 ) -> Float[Array, "B L V"]:
     """SUBS log-probabilities, float32: the mask is never predicted, visible tokens are certain."""
-    logits = logits.astype(jnp.float32)
-    logits = logits.at[..., mask_id].add(NEGATIVE)
+    logits = _without_mask(logits, mask_id)
     log_probs = jax.nn.log_softmax(logits, axis=-1)
     certain = jnp.where(jax.nn.one_hot(tokens, logits.shape[-1], dtype=jnp.bool), 0.0, NEGATIVE)
     return jnp.where((tokens == mask_id)[..., None], log_probs, certain)
+
+
+def _without_mask(logits: Float[Array, "B L V"], mask_id: int) -> Float[Array, "B L V"]:
+    """Logits in float32, that of the mask token lowered until it cannot be chosen."""
+    words = jnp.arange(logits.shape[-1])
+    return logits.astype(jnp.float32) + jnp.where(words == mask_id, NEGATIVE, 0.0)
 
 
 def temper(log_probs: Float[Array, "B L V"], temperature: float) -> Float[Array, "B L V"]:
@@ -117,8 +122,10 @@ def target_log_probs(
 
     Equal to `substitute(logits, tokens, mask_id)` gathered at `targets`.
     """
-    logits = logits.astype(jnp.float32).at[..., mask_id].add(NEGATIVE)
-    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    logits = _without_mask(logits, mask_id)
+    # A sum over comparisons, whose gradient is one pass; that of a look-up is a scatter.
+    words = jnp.arange(logits.shape[-1])
+    chosen = jnp.sum(jnp.where(words == targets[..., None], logits, 0.0), axis=-1)
     masked = chosen - jax.nn.logsumexp(logits, axis=-1)
     certain = jnp.where(tokens == targets, 0.0, NEGATIVE)
     return jnp.where(tokens == mask_id, masked, certain)
