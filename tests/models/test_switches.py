@@ -15,6 +15,7 @@ from unialign_jax.models.mmdit import Branch, Heads, MMDiT
 from unialign_jax.models.mmdit_config import MMDiTConfig
 from unialign_jax.models.rotary import rotate
 from unialign_jax.objective import image_loss
+from unialign_jax.planning import flops
 
 SMALL = MMDiTConfig(
     width=16,
@@ -91,6 +92,48 @@ def test_unrolled_blocks_compute_the_same_values_and_gradients() -> None:
         lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4 * float(jnp.abs(b).max() + 1)),
         ours,
         gradient,
+    )
+
+
+def test_a_stream_that_no_head_reads_is_left_out_of_the_last_block_and_changes_nothing() -> None:
+    functional, params = network()
+    both = run(functional, params, branch())
+    model = functional.bind(params)
+    products = {}
+    for name in ("velocity", "logits"):
+        heads = Heads(**{name: True})
+        alone = model(branch(), heads)
+        np.testing.assert_allclose(getattr(alone, name), getattr(both, name), atol=1e-5)
+        traced = jax.make_jaxpr(lambda p, h=heads: functional.bind(p)(branch(), h))(params)
+        products[name] = flops.count(traced.jaxpr).total
+    whole = jax.make_jaxpr(lambda p: run(functional, p, branch()))(params)
+    heads_apart = flops.count(whole.jaxpr).total
+    # 2 samples; 32 image and 5 text tokens of width 16; output 2 D^2 and MLP 16 D^2 for each.
+    head = {"velocity": 2 * 2 * 5 * 16 * 11, "logits": 2 * 2 * (16 * 16 * 12 + 16 * 32)}
+    for name, tokens in (("velocity", 5), ("logits", 32)):
+        assert heads_apart - products[name] - head[name] == 2 * tokens * 18 * 16**2, name
+
+
+def test_branches_one_after_the_other_compute_what_they_compute_together() -> None:
+    asked = [
+        (branch(), Heads(velocity=True, mid_image=True)),
+        (branch((0.0, 0.0)), Heads(logits=True)),
+    ]
+    found = []
+    for way in ("together", "apart"):
+        functional, params = network(branches=way)
+
+        def loss(params: Params, functional: Functional = functional) -> jax.Array:
+            image, text = functional.bind(params).forward_branches(asked, 1)
+            wanted = (image.velocity, image.mid_image, text.logits)
+            return sum(jnp.sum(jnp.square(x)) for x in wanted)
+
+        found.append(jax.value_and_grad(loss)(params))
+    np.testing.assert_allclose(found[1][0], found[0][0], rtol=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4 * float(jnp.abs(b).max() + 1)),
+        found[1][1],
+        found[0][1],
     )
 
 

@@ -205,7 +205,7 @@ class MMDiT(nnx.Module):
         align_depth: int | None = None,
         storage: Storage = WHOLE,
     ) -> list[Output]:
-        """Runs several branches through one scan over the layers.
+        """Runs several branches, through one scan over the layers unless the config says otherwise.
 
         Args:
           branches: inputs, each with the outputs wanted of it. Shapes may differ between branches.
@@ -219,6 +219,9 @@ class MMDiT(nnx.Module):
         Raises:
           ValueError: shapes that do not fit each other or the config.
         """
+        if self.config.branches == "apart" and len(branches) > 1:
+            alone = [self.forward_branches([one], align_depth, storage) for one in branches]
+            return [output for (output,) in alone]
         depth = align_depth if any(heads.reads_middle for _, heads in branches) else None
         if any(heads.reads_middle for _, heads in branches) and (
             align_depth is None or not 1 <= align_depth <= self.config.layers

@@ -79,6 +79,8 @@ class MMDiTConfig:
       attention: "auto", or one of `attention.BACKENDS`; "auto" follows platform, dtype and length.
       context_attention: how tokens that lie over the mesh axis `context` see each other, one of
         `attention.CONTEXT_METHODS`.
+      branches: "together" runs all branches of a step through one scan, so that a layer's weights
+        are gathered once per direction for all of them; "apart" runs one after the other.
       unroll: compiles every block by itself instead of one for all: small networks step faster on
         a CPU, compile time grows with the depth. Does not change the weights.
     """
@@ -109,6 +111,7 @@ class MMDiTConfig:
     remat: str = "none"
     attention: Backend | Literal["auto"] = "auto"
     context_attention: ContextMethod = "ring"
+    branches: Literal["together", "apart"] = "together"
     unroll: bool = False
 
     def __post_init__(self) -> None:
@@ -140,6 +143,7 @@ class MMDiTConfig:
             ("remat", REMAT_POLICIES),
             ("attention", ("auto", *BACKENDS)),
             ("context_attention", CONTEXT_METHODS),
+            ("branches", ("together", "apart")),
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(

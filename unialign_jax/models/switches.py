@@ -38,6 +38,7 @@ WEIGHT_SWITCHES: dict[str, Any] = {
 SETTINGS = (
     *("positions_std", "rotary_bias", "initial_gates"),
     *("time_features_float16", "dtype", "remat", "unroll", "attention", "context_attention"),
+    "branches",
 )
 
 
