@@ -117,7 +117,7 @@ def test_the_default_on_a_cpu_is_plain_products():
         return jnp.einsum("BHTS,BSHK->BTHK", weights, v)
 
     # The same sums in another order, as a CPU likes them.
-    np.testing.assert_allclose(jax.jit(attention)(q, k, v), plain(q, k, v), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(jax.jit(attention)(q, k, v), plain(q, k, v), rtol=0, atol=5e-6)
     assert "pallas" not in str(jax.make_jaxpr(attention)(q, k, v))
 
 
