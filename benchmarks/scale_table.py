@@ -164,7 +164,7 @@ def keep(rows: list[dict], key: str, stage: str, found: Plan, config: dict) -> l
     for long in ("synchronous", "heaviest", "collectives_by_axis"):
         details[long] = details[long][:6]
     rows = [row for row in rows if row["key"] != key]
-    rows.append({"key": key, "stage": stage, **details})
+    rows.append({"key": key, "config": stage, **details})
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     partial = RESULTS.with_suffix(".partial")
     partial.write_text(json.dumps(rows, indent=1) + "\n")
@@ -197,7 +197,7 @@ def stage_table(rows: list[dict]) -> str:
     for row in rows:
         # A full compilation says more than a quick one.
         key = row["key"].rsplit(" ", 1)[0]
-        if row["stage"] != "weak" and (key not in best or not row["quick"]):
+        if row["config"] != "weak" and (key not in best or not row["quick"]):
             best[key] = row
     for row in best.values():
         lines.append("| " + " | ".join(_cells(row)) + " |")
@@ -210,7 +210,7 @@ def _cells(row: dict) -> list[str]:
     estimate = row["estimate"] or {}
     conditions = f" ({row['conditions']})" if row["conditions"] > 1 else ""
     return [
-        f"{row['stage']}, {row['task']}{conditions}",
+        f"{row['config']}, {row['task']}{conditions}",
         row["topology"] + slices,
         f"{row['mesh']['data']} x {row['mesh']['fsdp']}",
         f"{row['per_chip_batch']}",
@@ -234,7 +234,7 @@ def weak_table(rows: list[dict]) -> str:
         "gather / scatter / reduce over data | other |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    found = [row for row in rows if row["stage"] == "weak"]
+    found = [row for row in rows if row["config"] == "weak"]
     for row in sorted(found, key=lambda row: (row["chips"], row["slices"])):
         kinds = {"all-gather": 0.0, "reduce-scatter": 0.0, "data": 0.0, "other": 0.0}
         for one in row["collectives_by_axis"]:
