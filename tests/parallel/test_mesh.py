@@ -29,6 +29,9 @@ def test_a_chosen_fsdp_leaves_room_for_the_other_axes() -> None:
     assert MeshConfig(fsdp=0, context=2).shape(8) == (1, 4, 2, 1)
     assert MeshConfig(fsdp=0, data=2, tensor=2).shape(8) == (2, 2, 1, 2)
     assert MeshConfig(fsdp=0).shape(12) == (3, 4, 1, 1)
+    assert MeshConfig(fsdp=0, data=2).shape(16, slices=2) == (2, 8, 1, 1)
+    with pytest.raises(UserError, match="mesh.data=0, mesh.fsdp=0"):
+        MeshConfig(fsdp=0, data=0).shape(8)
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ class MeshConfig:
         sizes = {axis: getattr(self, axis) for axis in AXES}
         given = ", ".join(f"mesh.{axis}={size}" for axis, size in sizes.items())
         if sizes["fsdp"] == 0:
-            sizes["fsdp"] = self._chosen_fsdp(devices // slices)
+            sizes["fsdp"] = self._chosen_fsdp(devices // slices, slices)
         free = [axis for axis, size in sizes.items() if size == -1]
         if len(free) > 1 or any(size < 1 for size in sizes.values() if size != -1):
             raise UserError(f"{given}: axes are at least 1, and at most one of them is -1.")
@@ -61,10 +61,11 @@ class MeshConfig:
         data, fsdp, context, tensor = (sizes[axis] for axis in AXES)
         return data, fsdp, context, tensor
 
-    def _chosen_fsdp(self, slice_size: int) -> int:
+    def _chosen_fsdp(self, slice_size: int, slices: int) -> int:
         """The largest power of two that is a good and a possible number of devices."""
         most = slice_size if slice_size < _LARGE else min(_MOST_FSDP, slice_size // 2)
-        others = math.prod(abs(size) for size in (self.data, self.context, self.tensor))
+        in_slice = (abs(self.data) // slices, abs(self.context), abs(self.tensor))
+        others = math.prod(max(1, size) for size in in_slice)
         chosen = 1
         while chosen * 2 <= most and slice_size % (chosen * 2 * others) == 0:
             chosen *= 2
