@@ -18,7 +18,7 @@ def test_doctor_reports_this_machine(capsys):
     report = json.loads(capsys.readouterr().out)
     assert report["packages"]["jax"]
     assert len(report["devices"]) == 8
-    assert report["attention"] == {"bfloat16": "xla", "float32": "xla"}
+    assert report["attention"] == {"bfloat16": "xla_by_sample", "float32": "xla_by_sample"}
     assert report["problems"] == []
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,6 +59,22 @@ def test_xla_equals_the_reference():
     check(*reference.arrays(4, (2, 40, 3, 16)), 2e-5, backend="xla")
 
 
+@pytest.mark.parametrize("batch", [1, 3, 11, 18])
+def test_xla_by_sample_equals_the_reference(batch):
+    check(*reference.arrays(4, (batch, 40, 3, 16)), 2e-5, backend="xla_by_sample")
+
+
+def test_xla_by_sample_in_bfloat16_stays_within_its_rounding():
+    check(*reference.arrays(4, (2, 128, 2, 64), "bfloat16"), 6e-2, backend="xla_by_sample")
+
+
+def test_xla_by_sample_holds_no_logits_of_two_samples():
+    q, k, v = reference.arrays(3, (4, 40, 3, 16))
+    program = str(jax.make_jaxpr(functools.partial(attention, backend="xla_by_sample"))(q, k, v))
+    assert "[1,3,40,40]" in program
+    assert "[4,3,40,40]" not in program
+
+
 def test_xla_attends_to_another_number_of_keys():
     (q,) = reference.arrays(1, (2, 3, 2, 8))
     k, v = reference.arrays(2, (2, 9, 2, 8), seed=1)
@@ -93,7 +111,7 @@ def test_blocks_of_the_shipped_lengths_divide_them(length):
     assert block == {1280: 640, 2304: 768, 3328: 256, 4352: 256}[length]
 
 
-@pytest.mark.parametrize("backend", ["xla", "splash"])
+@pytest.mark.parametrize("backend", ["xla", "xla_by_sample", "splash"])
 def test_joint_attention_is_one_softmax_over_both_streams(backend):
     image, text, d_image, d_text = reference.streams(batch=2, image=70, text=30, heads=2)
     heads, found, _ = reference.value_and_gradients(
@@ -133,7 +151,9 @@ def test_the_default_on_a_cpu_is_the_same_to_the_last_bit_as_plain_products():
         ("gpu", "float16", 77, 128, "cudnn"),
         ("gpu", "float32", 1280, 64, "xla"),
         ("gpu", "bfloat16", 1280, 256, "xla"),
-        ("cpu", "bfloat16", 1280, 64, "xla"),
+        ("cpu", "bfloat16", 1280, 64, "xla_by_sample"),
+        ("cpu", "float32", 256, 512, "xla_by_sample"),
+        ("cpu", "float32", 255, 64, "xla"),
     ],
 )
 def test_the_default_follows_platform_dtype_and_shape(platform, dtype, length, head_dim, backend):
@@ -141,7 +161,7 @@ def test_the_default_follows_platform_dtype_and_shape(platform, dtype, length, h
     assert backend in BACKENDS
 
 
-@pytest.mark.parametrize("backend", ["xla", "splash"])
+@pytest.mark.parametrize("backend", ["xla", "xla_by_sample", "splash"])
 def test_a_remat_policy_saves_attention_by_name(backend):
     q, k, v = reference.arrays(3, (1, 128, 1, 64))
     policy = jax.checkpoint_policies.save_only_these_names(CHECKPOINT_NAME)

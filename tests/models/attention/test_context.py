@@ -65,7 +65,7 @@ def test_splash_over_context_gives_the_same_attention(context, image):
     check(run, over_tokens(streams, mesh), mesh)
 
 
-@pytest.mark.parametrize("backend", ["xla", "splash"])
+@pytest.mark.parametrize("backend", ["xla", "xla_by_sample", "splash"])
 def test_whole_sequences_on_a_mesh_give_the_same_attention(backend):
     mesh = reference.mesh_of(data=2, fsdp=2, tensor=2)
     streams = over_tokens(reference.streams(image=80, text=48), mesh)
@@ -99,7 +99,7 @@ ALL = (*ROWS, "context", "tensor")
         ((*ROWS, "context"), "xla", "ring"),
         ((*ROWS, "context"), "splash", "all_gather"),
         (ALL, "splash", "ring"),
-        (ALL, "xla", "all_gather"),
+        (ALL, "xla_by_sample", "all_gather"),
     ],
 )
 def test_attention_inside_a_shard_map_of_the_caller(backend, context, manual):
@@ -117,7 +117,7 @@ def test_attention_inside_a_shard_map_of_the_caller(backend, context, manual):
     check(run, streams, mesh)
 
 
-@pytest.mark.parametrize("backend", ["xla", "splash"])
+@pytest.mark.parametrize("backend", ["xla", "xla_by_sample", "splash"])
 def test_gradients_taken_inside_a_shard_map_of_the_caller(backend):
     mesh = reference.mesh_of(data=2, fsdp=2, context=2)
     image, text, d_image, d_text = reference.streams()

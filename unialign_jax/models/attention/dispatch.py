@@ -21,12 +21,14 @@ from unialign_jax.models.attention.context import (
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
-Backend = Literal["xla", "cudnn", "splash"]
-BACKENDS: tuple[Backend, ...] = ("xla", "cudnn", "splash")
+Backend = Literal["xla", "xla_by_sample", "cudnn", "splash"]
+BACKENDS: tuple[Backend, ...] = ("xla", "xla_by_sample", "cudnn", "splash")
 
 # A splash tile; below it a kernel would mostly work on padding.
 _SPLASH_SHORTEST = splash.LANES
 _WIDEST_HEAD = 128
+# From here on a sample's logits are enough work for cores to take one each.
+_BY_SAMPLE_SHORTEST = 256
 
 
 def default_backend(
@@ -35,7 +37,8 @@ def default_backend(
     """The implementation for a platform, a compute dtype, a number of tokens and a head's width.
 
     splash on TPUs (bfloat16 and float32, from 128 tokens), cuDNN's fused kernel on NVIDIA GPUs in
-    16-bit types, both up to 128 channels a head; XLA everywhere else.
+    16-bit types, both up to 128 channels a head; XLA everywhere else, by the sample on CPUs from
+    256 tokens.
 
     Args:
       platform: as `jax.Device.platform` says: "cpu", "gpu" or "tpu".
@@ -44,6 +47,8 @@ def default_backend(
       head_dim: channels of a head.
     """
     dtype = jnp.dtype(dtype)
+    if platform == "cpu":
+        return "xla_by_sample" if length >= _BY_SAMPLE_SHORTEST else "xla"
     if head_dim > _WIDEST_HEAD:
         return "xla"
     if platform == "tpu" and length >= _SPLASH_SHORTEST and dtype in (jnp.bfloat16, jnp.float32):
@@ -107,7 +112,7 @@ def joint_attention(
       image: the image stream's (q, k, v).
       text: the text stream's (q, k, v).
       backend: one of `BACKENDS`, or "auto" for `default_backend`. cuDNN's kernel cannot be part
-        of a ring, whose blocks XLA computes then.
+        of a ring, whose blocks plain products compute then.
       context: how devices see the keys of the others: "ring" passes them on, "all_gather" brings
         them together first.
       splash_settings: tiling, if splash runs.
@@ -158,7 +163,8 @@ def _local(backend: Backend, settings: splash.SplashSettings) -> Callable[..., A
     """Attention on one device."""
     if backend == "splash":
         return functools.partial(splash.attend, settings=settings, interpret=_interpreted())
-    return cudnn.attend if backend == "cudnn" else xla.attend
+    plain = {"cudnn": cudnn.attend, "xla_by_sample": xla.attend_by_sample}
+    return plain.get(backend, xla.attend)
 
 
 def _block(backend: Backend, settings: splash.SplashSettings) -> Block:
