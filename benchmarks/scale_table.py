@@ -4,6 +4,7 @@
     python benchmarks/scale_table.py --quick    # memory and collectives only, much faster
     python benchmarks/scale_table.py --only v5e:16x16 --stages stage1_pretrain
     python benchmarks/scale_table.py --weak     # the weak-scaling rows
+    python benchmarks/scale_table.py --remat    # the rows of remat policies
     python benchmarks/scale_table.py --page     # only writes the page from scale.json
 
 Rows go to benchmarks/results/scale.json as they are made, so a run that was stopped goes on where
@@ -23,8 +24,10 @@ from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+from benchmarks import scale_page
 from unialign_jax import config as configs
 from unialign_jax.errors import UserError
+from unialign_jax.models.mmdit_config import REMAT_POLICIES
 from unialign_jax.planning import topology as topologies
 from unialign_jax.planning.batch import Case, cases, with_values
 from unialign_jax.planning.program import Plan, plan
@@ -32,7 +35,6 @@ from unialign_jax.planning.report import to_json
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "scale.json"
-PAGE = ROOT / "docs" / "scale.md"
 STAGES = ("stage1_pretrain", "stage2_unify", "stage3_personalize", "stage4_instruct")
 
 
@@ -70,6 +72,8 @@ WEAK = (
     *(("v5p:8x8x16", 1), ("v5p:8x8x8", 2)),
 )
 WEAK_FSDP, WEAK_BATCH = 8, 8
+# Every policy at the same setting.
+REMAT_TOPOLOGY, REMAT_BATCH = "v5p:4x4x4", 16
 
 
 def main() -> int:
@@ -79,16 +83,19 @@ def main() -> int:
     parser.add_argument("--only", default="", help="one topology")
     parser.add_argument("--tasks", default="", help="tasks in place of each stage's mixture")
     parser.add_argument("--weak", action="store_true", help="the weak-scaling rows")
+    parser.add_argument("--remat", action="store_true", help="the rows of remat policies")
     parser.add_argument("--page", action="store_true", help="only write the page")
     parser.add_argument("--again", action="store_true", help="make rows that are there again")
     args = parser.parse_args()
     rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
     if args.weak:
         rows = weak_rows(rows, args)
+    elif args.remat:
+        rows = remat_rows(rows, args)
     elif not args.page:
         for stage in args.stages.split(","):
             rows = stage_rows(rows, stage, args)
-    write_page(rows)
+    scale_page.write(rows)
     return 0
 
 
@@ -158,6 +165,20 @@ def weak_rows(rows: list[dict], args: argparse.Namespace) -> list[dict]:
     return rows
 
 
+def remat_rows(rows: list[dict], args: argparse.Namespace) -> list[dict]:
+    config = configs.to_plain(configs.load_config(args.stages.split(",")[0]))
+    topology = topologies.parse(REMAT_TOPOLOGY)
+    devices = topologies.devices(topology)
+    for policy in REMAT_POLICIES:
+        key = f"remat {REMAT_TOPOLOGY} {policy}"
+        if not args.again and any(row["key"] == key for row in rows):
+            continue
+        values = settings(0, policy, REMAT_BATCH, topology.devices)
+        found = plan(with_values(config, values), topology, Case("generate"), devices, quick=True)
+        rows = keep(rows, key, "remat", found, config)
+    return rows
+
+
 def keep(rows: list[dict], key: str, stage: str, found: Plan, config: dict) -> list[dict]:
     """Replaces a row and writes all of them."""
     details = to_json(found, steps=config["train"]["steps"])
@@ -171,90 +192,6 @@ def keep(rows: list[dict], key: str, stage: str, found: Plan, config: dict) -> l
     os.replace(partial, RESULTS)
     say(f"kept: {key}")
     return rows
-
-
-# ---------------------------------------------------------------------- the page
-
-
-def write_page(rows: list[dict]) -> None:
-    """Puts the tables between the page's markers."""
-    text = PAGE.read_text()
-    for name, table in (("stages", stage_table(rows)), ("weak", weak_table(rows))):
-        begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
-        head, _, rest = text.partition(begin)
-        _, _, tail = rest.partition(end)
-        text = head + begin + table + end + tail
-    PAGE.write_text(text)
-
-
-def stage_table(rows: list[dict]) -> str:
-    lines = [
-        "| stage, task | topology | mesh data x fsdp | batch per device | remat | GiB of limit | "
-        "model + T5 TFLOP | MFU at best / estimate / one by one | set by |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    best = {}
-    for row in rows:
-        # A full compilation says more than a quick one.
-        key = row["key"].rsplit(" ", 1)[0]
-        if row["config"] != "weak" and (key not in best or not row["quick"]):
-            best[key] = row
-    for row in best.values():
-        lines.append("| " + " | ".join(_cells(row)) + " |")
-    return "\n".join(lines if best else ["(no rows yet)"]) + "\n"
-
-
-def _cells(row: dict) -> list[str]:
-    gib, flops, bound = row["hbm_gib"], row["flops"], row["bound"]
-    slices = f" x {row['slices']}" if row["slices"] > 1 else ""
-    estimate = row["estimate"] or {}
-    conditions = f" ({row['conditions']})" if row["conditions"] > 1 else ""
-    return [
-        f"{row['config']}, {row['task']}{conditions}",
-        row["topology"] + slices,
-        f"{row['mesh']['data']} x {row['mesh']['fsdp']}",
-        f"{row['per_chip_batch']}",
-        row["remat"].replace("_", " + "),
-        f"{gib['total']:.1f} of {gib['limit']:.2f}" + ("" if row["fits"] else " (does not fit)"),
-        f"{flops['model'] / 1e12:.0f} + {flops['text_encoder'] / 1e12:.0f}",
-        " / ".join(
-            [
-                _percent(bound["mfu"]),
-                _percent(estimate.get("mfu")),
-                _percent((bound["serial"] or {}).get("mfu")),
-            ]
-        ),
-        str(estimate.get("by") or bound["by"] or ""),
-    ]
-
-
-def weak_table(rows: list[dict]) -> str:
-    lines = [
-        "| chips | topology | mesh data x fsdp | GiB | arguments | executed TFLOP | wire GB: "
-        "gather / scatter / reduce over data | other |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    found = [row for row in rows if row["config"] == "weak"]
-    for row in sorted(found, key=lambda row: (row["chips"], row["slices"])):
-        kinds = {"all-gather": 0.0, "reduce-scatter": 0.0, "data": 0.0, "other": 0.0}
-        for one in row["collectives_by_axis"]:
-            kind = one["kind"]
-            if kind == "all-reduce" and one["axes"] == "data":
-                kind = "data"
-            kinds[kind if kind in kinds else "other"] += one["bytes"] / 1e9
-        slices = f" x {row['slices']}" if row["slices"] > 1 else ""
-        lines.append(
-            f"| {row['chips']} | {row['topology']}{slices} | {row['mesh']['data']} x "
-            f"{row['mesh']['fsdp']} | {row['hbm_gib']['total']:.2f} | "
-            f"{row['hbm_gib']['arguments']:.2f} | {row['flops']['hardware'] / 1e12:.1f} | "
-            f"{kinds['all-gather']:.2f} / {kinds['reduce-scatter']:.2f} / {kinds['data']:.2f} | "
-            f"{kinds['other']:.2f} |"
-        )
-    return "\n".join(lines if found else ["(no rows yet)"]) + "\n"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.0f} %"
 
 
 def say(text: str) -> None:

@@ -5,29 +5,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
+from benchmarks import scale_table
 from tests.planning.stage import stage
 from unialign_jax import config as configs
 from unialign_jax.planning import topology
 from unialign_jax.planning.batch import Case, with_values
 from unialign_jax.planning.program import plan
 from unialign_jax.planning.report import to_json
-
-ROOT = Path(__file__).resolve().parents[2]
-_spec = importlib.util.spec_from_file_location(
-    "scale_table", ROOT / "benchmarks" / "scale_table.py"
-)
-assert _spec is not None and _spec.loader is not None
-scale_table = importlib.util.module_from_spec(_spec)
-# Its dataclasses look their module up by name.
-sys.modules["scale_table"] = scale_table
-_spec.loader.exec_module(scale_table)
 
 NUMBERS = Path(__file__).with_name("compiled.json")
 

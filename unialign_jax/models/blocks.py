@@ -67,7 +67,7 @@ class Stream(nnx.Module):
         """Queries, keys and values, each [B, T, H, K]."""
         x = modulate(x, mod[:, SHIFT_ATTENTION], mod[:, SCALE_ATTENTION])
         qkv = self.qkv(x.astype(self.dtype))
-        q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        q, k, v = (jnp.squeeze(part, 2) for part in jax.lax.split(qkv, (1, 1, 1), axis=2))
         if self.qk_norm:
             q, k = self.query_norm(q).astype(self.dtype), self.key_norm(k).astype(self.dtype)
         return q, k, v

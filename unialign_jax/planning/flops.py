@@ -133,11 +133,16 @@ def _equation(eqn: Any, outs: list[bool]) -> tuple[Count, list[bool]]:
         same = len(jaxpr.outvars) == len(outs) and len(jaxpr.invars) == len(eqn.invars)
         each, found = _walk(jaxpr, outs if same else [True] * len(jaxpr.outvars))
         cost, needs = cost + each, found if same and len(inner) == 1 else everything
-    if name == "shard_map":
-        sizes = dict(params["mesh"].shape)
-        manual = params.get("newly_manual_axes", params.get("manual_axes", sizes))
-        cost = cost.times(math.prod(sizes[axis] for axis in manual))
-    return cost, needs
+    return cost.times(instances(eqn)), needs
+
+
+def instances(eqn: Any) -> int:
+    """On how many devices the inside of a `shard_map` runs, each on its own part; 1 for others."""
+    if eqn.primitive.name != "shard_map":
+        return 1
+    sizes = dict(eqn.params["mesh"].shape)
+    manual = eqn.params.get("newly_manual_axes", eqn.params.get("manual_axes", sizes))
+    return math.prod(sizes[axis] for axis in manual)
 
 
 def inner_jaxprs(params: dict[str, Any]) -> list[Any]:

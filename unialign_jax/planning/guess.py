@@ -68,7 +68,7 @@ def guess(
 
 
 def residual_bytes(jaxpr: Any) -> float:
-    """Bytes that loops stack for later: what a scan over layers leaves for its backward."""
+    """Bytes on all devices that loops stack for later: what a scan leaves for its backward."""
     jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
     best = total = 0.0
     for eqn in jaxpr.eqns:
@@ -78,5 +78,5 @@ def residual_bytes(jaxpr: Any) -> float:
                 v.aval.size * v.aval.dtype.itemsize for v in stacked if hasattr(v.aval, "size")
             )
         for inner in flops.inner_jaxprs(eqn.params):
-            best = max(best, residual_bytes(inner))
+            best = max(best, flops.instances(eqn) * residual_bytes(inner))
     return total + best

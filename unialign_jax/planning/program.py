@@ -94,6 +94,9 @@ def plan(
         UserError: a config that does not fit itself or the devices.
     """
     begin = time.monotonic()
+    if not topology.compiles and config["model"].get("attention", "auto") == "auto":
+        # Stand-ins are CPUs; what those would choose says nothing about the hardware planned for.
+        config = with_values(config, {"model.attention": "xla"})
     setup = setup_for(config, devices)
     batch = abstract_batch(setup, case)
     traced = programs.trace(setup, case.task, batch)

@@ -44,22 +44,27 @@ def attend_by_sample(
     """
     size = q.shape[0]
     rows = next(n for n in range(-(-size // _MOST_PARTS), size + 1) if size % n == 0)
-    parts = []
-    for begin in range(0, size, rows):
-        each = (x[begin : begin + rows] for x in (q * q.shape[-1] ** -0.5, k, v))
-        q_part, k_part, v_part = (jnp.swapaxes(x, 1, 2) for x in each)
-        logits = jnp.einsum("BHTK,BHSK->BHTS", q_part, k_part, preferred_element_type=jnp.float32)
-        largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
-        weights = jnp.exp(logits - largest)
-        total = jnp.sum(weights, axis=-1, keepdims=True)
-        out = jnp.einsum(
-            "BHTS,BHSK->BHTK",
-            weights.astype(v.dtype),
-            v_part,
-            preferred_element_type=jnp.float32,
-        )
-        parts.append(jnp.swapaxes((out / total).astype(q.dtype), 1, 2))
-    return checkpoint_name(jnp.concatenate(parts), CHECKPOINT_NAME)
+    sizes = (rows,) * (size // rows)
+    # Unlike slices, whose gradients are zeros added up, a split's gradient is a concatenation.
+    cut = (jax.lax.split(x, sizes) for x in (q * q.shape[-1] ** -0.5, k, v))
+    parts = [
+        _normalised_after(*(jnp.swapaxes(x, 1, 2) for x in part)) for part in zip(*cut, strict=True)
+    ]
+    out = jnp.concatenate([jnp.swapaxes(part, 1, 2) for part in parts])
+    return checkpoint_name(out, CHECKPOINT_NAME)
+
+
+def _normalised_after(
+    q: Float[Array, "B H T K"], k: Float[Array, "B H S K"], v: Float[Array, "B H S K"]
+) -> Float[Array, "B H T K"]:
+    """softmax(q k^T) v of scaled queries, divided by the softmax's sum at the end."""
+    f32 = jnp.float32
+    logits = jnp.einsum("BHTK,BHSK->BHTS", q, k, preferred_element_type=f32)
+    largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+    weights = jnp.exp(logits - largest)
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    out = jnp.einsum("BHTS,BHSK->BHTK", weights.astype(v.dtype), v, preferred_element_type=f32)
+    return (out / total).astype(q.dtype)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,106 @@
+"""Writes the tables of docs/scale.md from the rows that `scale_table.py` keeps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "scale.md"
+
+
+def write(rows: list[dict]) -> None:
+    """Puts the tables between the page's markers."""
+    text = PAGE.read_text()
+    tables = {"stages": stage_table(rows), "weak": weak_table(rows), "remat": remat_table(rows)}
+    for name, table in tables.items():
+        begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
+        head, _, rest = text.partition(begin)
+        _, _, tail = rest.partition(end)
+        text = head + begin + table + end + tail
+    PAGE.write_text(text)
+
+
+def stage_table(rows: list[dict]) -> str:
+    lines = [
+        "| stage, task | topology | mesh data x fsdp | batch per device | remat | GiB of limit | "
+        "model + T5 TFLOP | MFU at best / estimate / one by one | set by |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    best = {}
+    for row in rows:
+        # A full compilation says more than a quick one.
+        key = row["key"].rsplit(" ", 1)[0]
+        if row["config"] not in ("weak", "remat") and (key not in best or not row["quick"]):
+            best[key] = row
+    for row in best.values():
+        lines.append("| " + " | ".join(_cells(row)) + " |")
+    return "\n".join(lines if best else ["(no rows yet)"]) + "\n"
+
+
+def _cells(row: dict) -> list[str]:
+    gib, flops, bound = row["hbm_gib"], row["flops"], row["bound"]
+    slices = f" x {row['slices']}" if row["slices"] > 1 else ""
+    estimate = row["estimate"] or {}
+    conditions = f" ({row['conditions']})" if row["conditions"] > 1 else ""
+    return [
+        f"{row['config']}, {row['task']}{conditions}",
+        row["topology"] + slices,
+        f"{row['mesh']['data']} x {row['mesh']['fsdp']}",
+        f"{row['per_chip_batch']}",
+        row["remat"].replace("_", " + "),
+        f"{gib['total']:.1f} of {gib['limit']:.2f}" + ("" if row["fits"] else " (does not fit)"),
+        f"{flops['model'] / 1e12:.0f} + {flops['text_encoder'] / 1e12:.0f}",
+        " / ".join(
+            [
+                _percent(bound["mfu"]),
+                _percent(estimate.get("mfu")),
+                _percent((bound["serial"] or {}).get("mfu")),
+            ]
+        ),
+        str(estimate.get("by") or bound["by"] or ""),
+    ]
+
+
+def weak_table(rows: list[dict]) -> str:
+    lines = [
+        "| chips | topology | mesh data x fsdp | GiB | arguments | executed TFLOP | wire GB: "
+        "gather / scatter / reduce over data | other |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    found = [row for row in rows if row["config"] == "weak"]
+    for row in sorted(found, key=lambda row: (row["chips"], row["slices"])):
+        kinds = {"all-gather": 0.0, "reduce-scatter": 0.0, "data": 0.0, "other": 0.0}
+        for one in row["collectives_by_axis"]:
+            kind = one["kind"]
+            if kind == "all-reduce" and one["axes"] == "data":
+                kind = "data"
+            kinds[kind if kind in kinds else "other"] += one["bytes"] / 1e9
+        slices = f" x {row['slices']}" if row["slices"] > 1 else ""
+        lines.append(
+            f"| {row['chips']} | {row['topology']}{slices} | {row['mesh']['data']} x "
+            f"{row['mesh']['fsdp']} | {row['hbm_gib']['total']:.2f} | "
+            f"{row['hbm_gib']['arguments']:.2f} | {row['flops']['hardware'] / 1e12:.1f} | "
+            f"{kinds['all-gather']:.2f} / {kinds['reduce-scatter']:.2f} / {kinds['data']:.2f} | "
+            f"{kinds['other']:.2f} |"
+        )
+    return "\n".join(lines if found else ["(no rows yet)"]) + "\n"
+
+
+def remat_table(rows: list[dict]) -> str:
+    lines = [
+        "| remat | GiB of temporaries | GiB in all | TFLOP done again | of the model's |",
+        "|---|---|---|---|---|",
+    ]
+    found = [row for row in rows if row["config"] == "remat"]
+    for row in found:
+        gib, flops = row["hbm_gib"], row["flops"]
+        again = flops["recomputation"]
+        lines.append(
+            f"| {row['remat']} | {gib['temporaries']:.1f} | {gib['total']:.1f}"
+            + ("" if row["fits"] else " (does not fit)")
+            + f" | {again / 1e12:.0f} | {_percent(again / flops['model'])} |"
+        )
+    return "\n".join(lines if found else ["(no rows yet)"]) + "\n"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.0f} %"
