@@ -15,7 +15,7 @@ def main() -> None:
     """Measures and writes."""
     assert __doc__
     args = compare.arguments(compare.parser("sample_step", __doc__.splitlines()[0]))
-    compare.report(args, compare.measure(args, "Sampling"))
+    compare.measure(args, "Sampling")
 
 
 if __name__ == "__main__":

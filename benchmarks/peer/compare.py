@@ -94,8 +94,8 @@ def choose_platform(name: str) -> None:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 
-def measure(args: argparse.Namespace, kind: str) -> list[dict[str, Any]]:
-    """Figures of every size.
+def measure(args: argparse.Namespace, kind: str) -> None:
+    """Compares at every size; figures are written to `args.out` after each.
 
     Args:
       args: of `arguments`.
@@ -111,7 +111,7 @@ def measure(args: argparse.Namespace, kind: str) -> list[dict[str, Any]]:
         print(f"{case}, {args.dtype}, batch {args.batch}", file=sys.stderr, flush=True)
         found.append(_measure(case, args, kind))
         print(json.dumps(found[-1], indent=2), flush=True)
-    return found
+        report(args, found)
 
 
 def _measure(case: Case, args: argparse.Namespace, kind: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ not forked: JAX's threads do not survive a fork.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import time
 from pathlib import Path
@@ -56,13 +57,13 @@ class Worker:
         self._process = context.Process(target=_serve, args=(other, variant, kind, case, platform))
         self._process.start()
         other.close()
-        self.compile_seconds, self.flops = self._connection.recv()
+        self.compile_seconds, self.flops = self._answer()
 
     def __enter__(self) -> Worker:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        if self._process.is_alive():
+        with contextlib.suppress(BrokenPipeError):
             self._connection.send(None)
         self._process.join()
 
@@ -83,5 +84,16 @@ class Worker:
         return self._ask("profile", folder)
 
     def _ask(self, name: str, argument: Any = None) -> Any:
-        self._connection.send((name, argument))
-        return self._connection.recv()
+        # A side that has ended says so when its answer is read.
+        with contextlib.suppress(BrokenPipeError):
+            self._connection.send((name, argument))
+        return self._answer()
+
+    def _answer(self) -> Any:
+        try:
+            return self._connection.recv()
+        except (EOFError, ConnectionResetError):
+            self._process.join()
+            code = self._process.exitcode
+            why = "out of memory, most likely: leave a side out with --side" if code == -9 else ""
+            raise SystemExit(f"{self.name} ended with exit code {code}. {why}".rstrip()) from None
