@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import collections
+import importlib.util
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -11,7 +13,7 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks.peer import profile, rounds
+from benchmarks.peer import profile, rounds, worker
 from tests.project import ROOT
 
 TINY = ["--size", "1x32", "--batch", "2", "--latents", "4", "--text", "4", "--rounds", "1"]
@@ -89,6 +91,38 @@ class Stub:
 
     def check(self):
         return self.values
+
+
+def test_attention_backends_agree_and_are_compared(tmp_path):
+    torch = [] if importlib.util.find_spec("torch") else ["--no-torch"]
+    call = [sys.executable, "benchmarks/attention.py", "--shape", "2x16x2x8", "--rounds", "1"]
+    done = subprocess.run(
+        [*call, *torch, "--out", str(tmp_path / "o.json")],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    (figures,) = json.loads((tmp_path / "o.json").read_text())["figures"]
+    for part in ("forward", "forward_and_backward"):
+        assert {"xla", "xla_by_sample"} <= set(figures[part])
+        assert figures[part]["xla"]["of_the_first"]["median"] == 1.0
+
+
+def test_a_side_that_dies_is_named_with_its_exit_code():
+    def die(*_):
+        os._exit(7)
+
+    left, right = multiprocessing.Pipe()
+    process = multiprocessing.get_context("fork").Process(target=die)
+    process.start()
+    right.close()
+    side = object.__new__(worker.Worker)
+    side.name, side._connection, side._process = "torch compiled", left, process
+    with pytest.raises(SystemExit, match="torch compiled ended with exit code 7"):
+        side.run(1)
 
 
 def test_sides_that_differ_are_not_timed():
