@@ -141,15 +141,10 @@ def joint_attention(
             attend = functools.partial(ring_attention, block=block, axis=axis)
 
     def of_both(*arrays: Any) -> tuple[Any, Any]:
-        # Joined and split with heads flat: on a TPU a last axis of 64 channels is padded to 128.
-        image, text = ([x.reshape(*x.shape[:2], -1) for x in part] for part in _halves(arrays))
-        joined = (jnp.concatenate(pair, axis=1) for pair in zip(image, text, strict=True))
-        shape = arrays[0].shape[2:]
-        heads = attend(*(x.reshape(*x.shape[:2], *shape) for x in joined))
-        sizes = (image[0].shape[1], text[0].shape[1])
-        parts = jax.lax.split(heads.reshape(*heads.shape[:2], -1), sizes, axis=1)
-        of_image, of_text = (x.reshape(*x.shape[:2], *shape) for x in parts)
-        return of_image, of_text
+        q, k, v = (jnp.concatenate(p, axis=1) for p in zip(arrays[:3], arrays[3:], strict=True))
+        heads = attend(q, k, v)
+        count = arrays[0].shape[1]
+        return heads[:, :count], heads[:, count:]
 
     if chosen == "xla" and devices == 1 and not inside:
         return of_both(*image, *text)
@@ -181,10 +176,6 @@ def _block(backend: Backend, settings: splash.SplashSettings) -> Block:
 
 def _interpreted() -> bool:
     return traced_platform() == "cpu"
-
-
-def _halves(arrays: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    return arrays[:3], arrays[3:]
 
 
 def _check_lengths(queries: dict[str, Any], devices: int) -> None:
