@@ -112,11 +112,8 @@ def test_attention_backends_agree_and_are_compared(tmp_path):
 
 
 def test_a_side_that_dies_is_named_with_its_exit_code():
-    def die(*_):
-        os._exit(7)
-
     left, right = multiprocessing.Pipe()
-    process = multiprocessing.get_context("fork").Process(target=die)
+    process = multiprocessing.get_context("spawn").Process(target=os._exit, args=(7,))
     process.start()
     right.close()
     side = object.__new__(worker.Worker)
