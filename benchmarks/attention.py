@@ -56,16 +56,16 @@ def measure(shape: list[int], names: Any, args: argparse.Namespace) -> dict[str,
     sides = {name: ours(name, arrays, args.dtype) for name in names}
     if not args.no_torch:
         sides["torch"] = torch_s(arrays, args.dtype, args.platform)
-    wanted = sides[names[0]][1]()
-    for name, (forward, both) in sides.items():
+    wanted = sides[names[0]][2]()
+    for name, (forward, _, values) in sides.items():
         forward()
-        error = max(np.abs(a - b).max() for a, b in zip(both(), wanted, strict=True))
+        error = max(np.abs(a - b).max() for a, b in zip(values(), wanted, strict=True))
         if not error < TOLERANCES[args.dtype]:
             raise SystemExit(f"{name} differs from {names[0]} by {error:.2g}. Not timed.")
     times: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in sides}
     for _ in range(args.rounds):
         for name, calls in sides.items():
-            for call, kept in zip(calls, times[name], strict=True):
+            for call, kept in zip(calls[:2], times[name], strict=True):
                 begin = time.perf_counter()
                 call()
                 kept.append(time.perf_counter() - begin)
@@ -83,11 +83,13 @@ def measure(shape: list[int], names: Any, args: argparse.Namespace) -> dict[str,
     return found
 
 
-Calls = tuple[Callable[[], Any], Callable[[], Any]]
+# Forward; forward and backward; and the gradients as NumPy arrays, which is not timed. They return
+# when the result is there.
+Calls = tuple[Callable[[], Any], Callable[[], Any], Callable[[], Any]]
 
 
 def ours(name: str, arrays: list[Any], dtype: str) -> Calls:
-    """(forward, forward and backward): calls that return when the result is there."""
+    """The calls of one of our backends."""
     import jax
     import jax.numpy as jnp
 
@@ -102,12 +104,13 @@ def ours(name: str, arrays: list[Any], dtype: str) -> Calls:
     both = jax.jit(lambda q, k, v, d: jax.vjp(attend, q, k, v)[1](d))
     return (
         lambda: forward(q, k, v).block_until_ready(),
+        lambda: jax.block_until_ready(both(q, k, v, d_out)),
         lambda: [np.asarray(x, np.float32) for x in both(q, k, v, d_out)],
     )
 
 
 def torch_s(arrays: list[Any], dtype: str, platform: str) -> Calls:
-    """The same of PyTorch, in its own layout, heads before tokens."""
+    """The calls of PyTorch, in its own layout, heads before tokens."""
     import torch
 
     q, k, v, d_out = (
@@ -116,17 +119,22 @@ def torch_s(arrays: list[Any], dtype: str, platform: str) -> Calls:
     leaves = [x.requires_grad_() for x in (q, k, v)]
     attend = torch.nn.functional.scaled_dot_product_attention
 
-    def forward() -> None:
-        with torch.no_grad():
-            attend(q, k, v)
+    def finished(found: Any) -> Any:
         if platform == "cuda":
             torch.cuda.synchronize()
+        return found
 
-    def both() -> list[Any]:
-        found = torch.autograd.grad(attend(q, k, v), leaves, d_out)
-        return [x.transpose(1, 2).float().cpu().numpy() for x in found]
+    def forward() -> Any:
+        with torch.no_grad():
+            return finished(attend(q, k, v))
 
-    return forward, both
+    def both() -> Any:
+        return finished(torch.autograd.grad(attend(q, k, v), leaves, d_out))
+
+    def values() -> list[Any]:
+        return [x.transpose(1, 2).float().cpu().numpy() for x in both()]
+
+    return forward, both, values
 
 
 if __name__ == "__main__":

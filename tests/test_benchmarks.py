@@ -19,9 +19,9 @@ from tests.project import ROOT
 TINY = ["--size", "1x32", "--batch", "2", "--latents", "4", "--text", "4", "--rounds", "1"]
 
 
-def run(script: str, out, *options: str) -> dict:
+def run(script: str, out, *options: str, sizes: list[str] = TINY) -> dict:
     done = subprocess.run(
-        [sys.executable, f"benchmarks/{script}.py", *TINY, *options, "--out", str(out)],
+        [sys.executable, f"benchmarks/{script}.py", *sizes, *options, "--out", str(out)],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": "1"},
         capture_output=True,
@@ -95,17 +95,8 @@ class Stub:
 
 def test_attention_backends_agree_and_are_compared(tmp_path):
     torch = [] if importlib.util.find_spec("torch") else ["--no-torch"]
-    call = [sys.executable, "benchmarks/attention.py", "--shape", "2x16x2x8", "--rounds", "1"]
-    done = subprocess.run(
-        [*call, *torch, "--out", str(tmp_path / "o.json")],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    (figures,) = json.loads((tmp_path / "o.json").read_text())["figures"]
+    sizes = ["--shape", "2x16x2x8", "--rounds", "1"]
+    (figures,) = run("attention", tmp_path / "o.json", *torch, sizes=sizes)["figures"]
     for part in ("forward", "forward_and_backward"):
         assert {"xla", "xla_by_sample"} <= set(figures[part])
         assert figures[part]["xla"]["of_the_first"]["median"] == 1.0

@@ -38,9 +38,8 @@ def attend_by_sample(
     """`attend` with logits of one sample at a time: for CPUs, whose caches do not hold them all.
 
     At most 8 parts of a batch, that do not depend on each other, so that cores work on different
-    ones. The sum of a softmax divides the output instead of the weights, which are more. At 320
-    tokens two cores need 0.7 of the time, forward and backward; below 100 tokens the parts cost
-    more than they save.
+    ones. The sum of a softmax divides the output instead of the weights, which are more.
+    benchmarks/attention.py measures it.
     """
     size = q.shape[0]
     rows = next(n for n in range(-(-size // _MOST_PARTS), size + 1) if size % n == 0)
