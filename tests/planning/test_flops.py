@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import pytest
 
 from tests.planning.stage import stage
+from unialign_jax.models.attention import SplashSettings, attention
 from unialign_jax.models.t5 import T5Config
 from unialign_jax.planning import closed_form, flops, program
 from unialign_jax.planning.batch import Case
@@ -21,7 +24,10 @@ def counts(config, case):
     sizes = closed_form.sizes_of(
         config, task=case.task, conditions=case.conditions, batch=config["train"]["global_batch"]
     )
-    return plan.flops, closed_form.step(plan.setup.model.config, encoder, sizes)
+    network = plan.setup.model.config
+    return plan.flops, closed_form.step(
+        network, encoder, sizes, fused=network.attention == "splash"
+    )
 
 
 def check(counted, expected):
@@ -43,6 +49,12 @@ def check(counted, expected):
 )
 def test_a_narrow_step_has_the_flops_of_the_closed_form(case, remat):
     check(*counts(stage(model__remat=remat), case))
+
+
+@pytest.mark.parametrize("remat", ["full", "dots_attention"])
+def test_a_narrow_step_with_splash_has_the_flops_of_the_closed_form(remat):
+    config = stage(model__remat=remat, model__attention="splash", train__global_batch=2)
+    check(*counts(config, Case("generate")))
 
 
 def test_the_published_size_has_the_flops_of_the_closed_form():
@@ -151,6 +163,17 @@ def test_splash_attention_is_counted_by_its_products():
     assert forward_and_backward.repeated == 3 * product
     assert forward_and_backward.attention_depth == 64
     assert splash(remat=True).attention == (2 + 2 + 7) * product
+
+
+@pytest.mark.parametrize("tokens_minor", [True, False])
+def test_one_backward_kernel_is_counted_with_five_products(tokens_minor):
+    settings = SplashSettings(tokens_minor=tokens_minor)
+    attend = functools.partial(attention, backend="splash", splash_settings=settings)
+    x = jax.ShapeDtypeStruct((3, 256, 2, 64), jnp.bfloat16)
+    gradient = jax.grad(lambda x: jnp.sum(attend(x, x, x).astype(jnp.float32)))
+    counted = flops.count(jax.make_jaxpr(gradient)(x))
+    product = 2 * 3 * 2 * 256 * 256 * 64
+    assert (counted.attention, counted.repeated) == ((2 + 5) * product, product)
 
 
 def test_a_saved_kernel_does_not_run_again():

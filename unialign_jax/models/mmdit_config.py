@@ -14,15 +14,19 @@ MAX_CONDITIONS = 3
 PREDICTIONS = ("velocity", "image")
 _POLICIES = jax.checkpoint_policies
 # What the backward pass finds saved of a block; it computes the rest anew. Names are those of
-# `checkpoint_name`: attention tags its output (and what its kernels keep), gathered weights are
-# never kept, since all layers' together are the whole network.
+# `checkpoint_name`: attention tags its output (and what its kernels keep) and, for splash, the
+# queries, keys and values as the kernel reads them, which stand in for the products that made them;
+# gathered weights are never kept, since all layers' together are the whole network.
 REMAT_POLICIES = {
     "full": _POLICIES.nothing_saveable,
     "attention": _POLICIES.save_only_these_names("attention"),
-    "dots": _POLICIES.dots_with_no_batch_dims_saveable,
+    "dots": _POLICIES.save_from_both_policies(
+        _POLICIES.dots_with_no_batch_dims_saveable,
+        _POLICIES.save_only_these_names("attention_inputs"),
+    ),
     "dots_attention": _POLICIES.save_from_both_policies(
         _POLICIES.dots_with_no_batch_dims_saveable,
-        _POLICIES.save_only_these_names("attention"),
+        _POLICIES.save_only_these_names("attention_inputs", "attention"),
     ),
     "offload": _POLICIES.save_and_offload_only_these_names(
         names_which_can_be_saved=[],

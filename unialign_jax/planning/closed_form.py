@@ -63,8 +63,8 @@ def step(model: MMDiTConfig, encoder: T5Config, sizes: Sizes, *, fused: bool = F
         model: sizes of the network and its remat policy.
         encoder: sizes of the text encoder.
         sizes: what it works on.
-        fused: attention through kernels that form the logits again in their backward (splash, two
-            backward kernels: 3 of their 7 products repeat another).
+        fused: attention through kernels that form the logits again in their backward (one of
+            whose 5 products so repeats the forward's: splash with all keys in one kernel, cuDNN).
     """
     network = repeated = 0.0
     for tokens, image, unread in _branches(sizes):
@@ -73,7 +73,7 @@ def step(model: MMDiTConfig, encoder: T5Config, sizes: Sizes, *, fused: bool = F
         network += _embedding(model, sizes, image)
         repeated += sum(blocks[name] for name in _REPEATED[model.remat])
         if fused:
-            repeated += 3 / 2 * blocks["attention"]
+            repeated += blocks["attention"] / 2
     network += _heads(model, sizes)
     rows = sizes.image_branch + sizes.text_branch
     texts = sizes.batch * rows

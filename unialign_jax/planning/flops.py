@@ -195,7 +195,9 @@ def _kernel(eqn: Any) -> Count:
             products = _SPLASH[part]
             # Fused: dq comes out of the kernel for dk and dv too, one share per block of keys.
             rank = len(floats[0])
-            full = [v for v in eqn.outvars if v.aval.shape[-2:] == floats[0][-2:]]
+            # Tokens may lie last in q, not in a gradient.
+            last = sorted(floats[0][-2:])
+            full = [v for v in eqn.outvars if sorted(v.aval.shape[-2:]) == last]
             if part == "_dkv" and any(len(v.aval.shape) > rank for v in full):
                 products = _SPLASH_FUSED_BACKWARD
             return _attention(products, floats[:2], heads_last=False)

@@ -86,10 +86,11 @@ def test_xla_attends_to_another_number_of_keys():
     "settings",
     [
         SplashSettings(),
-        SplashSettings(largest_block=128, fused_backward=True),
+        SplashSettings(largest_block=128),
+        SplashSettings(largest_block=128, longest_fused=0),
         SplashSettings(largest_block=128, tokens_minor=False),
     ],
-    ids=["default", "fused", "channels_minor"],
+    ids=["default", "two_blocks", "two_kernels", "channels_minor"],
 )
 def test_splash_equals_the_reference(settings):
     arrays = reference.arrays(4, (2, 256, 2, 64))

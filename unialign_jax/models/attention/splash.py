@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
-from unialign_jax.models.attention.xla import CHECKPOINT_NAME
+from unialign_jax.models.attention.xla import CHECKPOINT_NAME, INPUTS_NAME
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -24,21 +25,16 @@ LANES = 128
 class SplashSettings:
     """How the kernel is tiled; no choice here changes a result beyond rounding.
 
-    The defaults follow XLA's estimate of what stands around the kernels (v5e, batch 4, 1280 tokens,
-    24 heads of 64, forward and backward): 3.43 M cycles and 151 MiB of temporaries; 4.06 M and
-    181 MiB with head channels minor; 4.30 M and 121 MiB with one backward kernel. The kernels'
-    own time is in none of them.
-
     Attributes:
       largest_block: the longest tile of queries or keys; a tile is the largest multiple of 128
         up to it that divides the length.
-      fused_backward: one kernel for the gradients of q, k and v instead of two; 5 products of a
-        block instead of 7, for one copy of q's gradient per block of keys.
+      longest_fused: up to so many keys one kernel that holds them all makes the gradients of q, k
+        and v: 5 products of a block. Beyond, two kernels need 7. None: `longest_fused`.
       tokens_minor: q, k and v lie in memory with tokens, not head channels, in the last place.
     """
 
     largest_block: int = 768
-    fused_backward: bool = False
+    longest_fused: int | None = None
     tokens_minor: bool = True
 
 
@@ -49,6 +45,15 @@ def block_length(length: int, largest: int) -> int:
     """The largest multiple of 128, at most `largest`, that divides a multiple of 128."""
     blocks = range(LANES, max(largest, LANES) + 1, LANES)
     return max(block for block in blocks if length % block == 0)
+
+
+def longest_fused(dtype: Any, head_dim: int) -> int:
+    """Keys that one backward kernel can hold in the vector memory of any TPU.
+
+    Compiled for v5e, v5p, v6e and TPU7x up to these numbers; v5p refuses 3072 keys in float32 and
+    3840 of 128 channels in bfloat16.
+    """
+    return 4352 if jnp.dtype(dtype).itemsize == 2 and head_dim <= 64 else 2560
 
 
 def attend(
@@ -69,6 +74,7 @@ def attend(
     """
     heads_first = [x.transpose(0, 2, 1, 3) for x in (q * q.shape[-1] ** -0.5, k, v)]
     padded, segments = _padded(*heads_first)
+    padded = tuple(checkpoint_name(x, INPUTS_NAME) for x in padded)
     kernel = _kernel(padded[0], padded[1], settings, interpret)
     out = jax.vmap(kernel, in_axes=(0, 0, 0, None))(*padded, segments)
     return out[:, :, : q.shape[1]].transpose(0, 2, 1, 3)
@@ -164,14 +170,18 @@ def _kernel(
     layout = kernels.QKVLayout.HEAD_DIM_MINOR
     if settings.tokens_minor:
         layout = kernels.QKVLayout.SEQ_MINOR
+    most = settings.longest_fused
+    fused = keys <= (longest_fused(k.dtype, k.shape[-1]) if most is None else most)
     blocks = kernels.BlockSizes(
         block_q=block_q,
         block_kv=block_kv,
         block_q_dkv=block_q,
-        block_kv_dkv=block_kv,
-        block_q_dq=None if settings.fused_backward else block_q,
-        block_kv_dq=None if settings.fused_backward else block_kv,
-        use_fused_bwd_kernel=settings.fused_backward,
+        # A fused kernel writes q's gradient once per block that it holds, to be added up.
+        block_kv_dkv=keys if fused else block_kv,
+        block_kv_dkv_compute=block_kv,
+        block_q_dq=None if fused else block_q,
+        block_kv_dq=None if fused else block_kv,
+        use_fused_bwd_kernel=fused,
         q_layout=layout,
         k_layout=layout,
         v_layout=layout,

@@ -12,8 +12,10 @@ from jax.ad_checkpoint import checkpoint_name
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
-# The name that remat policies save attention's outputs by, whatever computes them.
+# The names that remat policies save by: attention's outputs, whatever computes them, and the joined
+# queries, keys and values in a kernel's layout.
 CHECKPOINT_NAME = "attention"
+INPUTS_NAME = "attention_inputs"
 
 
 def attend(
