@@ -148,7 +148,7 @@ def streams_do_not_see_each_other(patch: Patch) -> None:
         out = []
         for stream, x, mod in ((self.image, image, mods[0]), (self.text, text, mods[1])):
             qkv = stream.queries_keys_values(x, mod)
-            out.append(stream.attended(attention(*qkv)))
+            out.append(attention(*qkv))
         return tuple(out)
 
     around(patch, blocks.Block, "joint_attention", apart)
