@@ -59,7 +59,7 @@ _V6E = {0: (48, 32, 24, 16), 1: (32, 24, 16, 8), 2: (24, 16, 8, 4), 3: (16, 12, 
 _V5P = {0: (32, 24, 16, 8), 1: (24, 16, 12, 8), 2: (16, 12, 8, 4), 3: (12, 8, 6, 4)}
 TARGETS = (
     Target("v5e:16x16", 1, "full", _V5E),
-    Target("v6e:16x16", 1, "full", _V6E),
+    Target("v6e:16x16", 1, "attention", _V6E),
     Target("v5p:4x4x4", 1, "dots_attention", _V5P),
     Target("v5p:8x8x8", 1, "dots_attention", _V5P),
     Target("v5p:8x8x8", 2, "dots_attention", _V5P),
