@@ -66,8 +66,8 @@ class Stream(nnx.Module):
     def queries_keys_values(self, x: Any, mod: Float[Array, "B 6 D"]) -> tuple[Any, Any, Any]:
         """Queries, keys and values, each [B, T, H, K]."""
         x = modulate(x, mod[:, SHIFT_ATTENTION], mod[:, SCALE_ATTENTION]).astype(self.dtype)
-        kernels = jax.lax.split(self.qkv.kernel[...].astype(self.dtype), (1, 1, 1), axis=1)
-        biases = self.qkv.bias[...].astype(self.dtype)
+        joined, biases = layers.kernel_and_bias(self.qkv, self.dtype)
+        kernels = jax.lax.split(joined, (1, 1, 1), axis=1)
         # A product each, straight into heads: a TPU pads 64 channels to the 128 lanes of its
         # vectors, so that slices of one product and reshapes from rows of 1,536 are copies.
         q, k, v = (
@@ -80,8 +80,9 @@ class Stream(nnx.Module):
 
     def attended(self, heads: Float[Array, "B T H K"]) -> Float[Array, "B T D"]:
         """The output projection; contracts heads and their channels as they lie (see above)."""
-        kernel = self.out.kernel[...].astype(self.dtype).reshape(*heads.shape[2:], -1)
-        return jnp.einsum("BTHK,HKD->BTD", heads, kernel) + self.out.bias[...].astype(self.dtype)
+        kernel, bias = layers.kernel_and_bias(self.out, self.dtype)
+        kernel = kernel.reshape(*heads.shape[2:], -1)
+        return jnp.einsum("BTHK,HKD->BTD", heads, kernel) + bias
 
     def residuals(self, x: Any, attended: Any, mod: Float[Array, "B 6 D"]) -> Float[Array, "B T D"]:
         x = x + self._gated(attended, mod[:, GATE_ATTENTION])

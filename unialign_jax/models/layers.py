@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +53,12 @@ def linear(
         kernel_metadata={"axes": axes, "compute": dtype},
         bias_metadata={"axes": axes[1:], "compute": dtype},
     )
+
+
+def kernel_and_bias(layer: nnx.LinearGeneral, dtype: Any) -> tuple[Any, Any]:
+    """A layer's parameters in a compute dtype, for products of other shapes than its own."""
+    assert layer.bias is not None
+    return layer.kernel[...].astype(dtype), layer.bias[...].astype(dtype)
 
 
 def layer_norm(x: Float[Array, "*B D"], eps: float = 1e-6) -> Float[Array, "*B D"]:
