@@ -10,7 +10,12 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "scale.md"
 def write(rows: list[dict]) -> None:
     """Puts the tables between the page's markers."""
     text = PAGE.read_text()
-    tables = {"stages": stage_table(rows), "weak": weak_table(rows), "remat": remat_table(rows)}
+    tables = {
+        "stages": stage_table(rows),
+        "parts": parts_table(rows),
+        "weak": weak_table(rows),
+        "remat": remat_table(rows),
+    }
     for name, table in tables.items():
         begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
         head, _, rest = text.partition(begin)
@@ -58,6 +63,33 @@ def _cells(row: dict) -> list[str]:
         ),
         str(estimate.get("by") or bound["by"] or ""),
     ]
+
+
+# Headings of the estimate's parts.
+_PARTS = {
+    "matmul": "products",
+    "attention": "attention kernels",
+    "elementwise": "element-wise",
+    "copies": "copies",
+    "synchronous_collectives": "collectives that nothing hides",
+    "other_kernels": "other kernels",
+}
+
+
+def parts_table(rows: list[dict]) -> str:
+    """Seconds of a step by what takes them, of the rows with an estimate."""
+    lines = [
+        f"| topology, samples per device | {' | '.join(_PARTS.values())} | step | MFU |",
+        "|---" * (len(_PARTS) + 3) + "|",
+    ]
+    found = [row for row in rows if row["estimate"]]
+    for row in found:
+        estimate = row["estimate"]
+        seconds = [f"{estimate['parts'].get(part, 0.0):.2f}" for part in _PARTS]
+        cells = [f"{row['topology']}, {row['per_chip_batch']}", *seconds]
+        cells += [f"{estimate['step_seconds']:.2f}", f"{100 * estimate['mfu']:.1f} %"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines if found else ["(no rows yet)"]) + "\n"
 
 
 def weak_table(rows: list[dict]) -> str:

@@ -48,7 +48,7 @@ def block_length(length: int, largest: int) -> int:
 
 
 def longest_fused(dtype: Any, head_dim: int) -> int:
-    """Keys that one backward kernel can hold in the vector memory of any TPU.
+    """Keys that one backward kernel can hold in the vector memory of the TPUs planned for.
 
     Compiled for v5e, v5p, v6e and TPU7x up to these numbers; v5p refuses 3072 keys in float32 and
     3840 of 128 channels in bfloat16.
@@ -176,7 +176,7 @@ def _kernel(
         block_q=block_q,
         block_kv=block_kv,
         block_q_dkv=block_q,
-        # A fused kernel writes q's gradient once per block that it holds, to be added up.
+        # A fused kernel writes a share of q's gradient per block of keys: with one, it is the sum.
         block_kv_dkv=keys if fused else block_kv,
         block_kv_dkv_compute=block_kv,
         block_q_dq=None if fused else block_q,
