@@ -12,6 +12,7 @@ from flax import nnx
 
 from unialign_jax.models import layers
 from unialign_jax.models.attention import Backend, ContextMethod, joint_attention
+from unialign_jax.models.bias import plus_bias
 from unialign_jax.models.mmdit_config import REMAT_POLICIES, MMDiTConfig
 from unialign_jax.models.rotary import rotate
 from unialign_jax.parallel.storage import WHOLE, Storage
@@ -71,7 +72,7 @@ class Stream(nnx.Module):
         # A product each, straight into heads: a TPU pads 64 channels to the 128 lanes of its
         # vectors, so that slices of one product and reshapes from rows of 1,536 are copies.
         q, k, v = (
-            jnp.einsum("BTD,DHK->BTHK", x, jnp.squeeze(kernel, 1)) + bias
+            plus_bias(jnp.einsum("BTD,DHK->BTHK", x, jnp.squeeze(kernel, 1)), bias)
             for kernel, bias in zip(kernels, biases, strict=True)
         )
         if self.qk_norm:
