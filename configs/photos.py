@@ -10,17 +10,11 @@ can judge. Images are diffused as pixels, since no autoencoder is involved. `pho
 pixels, `photos:small` at 32 pixels and is what `unialign demo` trains.
 """
 
-import importlib.util
-import pathlib
-
 from ml_collections import ConfigDict
 
-_spec = importlib.util.spec_from_file_location(
-    "sizes", pathlib.Path(__file__).with_name("sizes.py")
-)
-assert _spec is not None and _spec.loader is not None
-sizes = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(sizes)
+from unialign_jax.config import beside
+
+sizes = beside(__file__, "sizes")
 
 TEXT_LENGTH = 16
 # A patch of 4 x 4 pixels is 48 numbers. The noise in it has to pass through the network, so the

@@ -12,17 +12,12 @@ trained with the network.
 """
 
 import dataclasses
-import importlib.util
-import pathlib
 
 from ml_collections import ConfigDict
 
-_spec = importlib.util.spec_from_file_location(
-    "sizes", pathlib.Path(__file__).with_name("sizes.py")
-)
-assert _spec is not None and _spec.loader is not None
-sizes = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(sizes)
+from unialign_jax.config import beside
+
+sizes = beside(__file__, "sizes")
 
 
 # Of the features that `unialign cache --teacher scenes` makes.

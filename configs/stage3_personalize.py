@@ -3,17 +3,11 @@
 unialign plan --config stage3_personalize --topology v5e:16x16
 """
 
-import importlib.util
-import pathlib
-
 from ml_collections import ConfigDict
 
-_spec = importlib.util.spec_from_file_location(
-    "stages", pathlib.Path(__file__).with_name("stages.py")
-)
-assert _spec is not None and _spec.loader is not None
-stages = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(stages)
+from unialign_jax.config import beside
+
+stages = beside(__file__, "stages")
 
 
 def get_config() -> ConfigDict:

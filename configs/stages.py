@@ -5,17 +5,11 @@ editing and perception together), which `stage2_unify` follows. The other stages
 the recipe of Dual Diffusion (arXiv 2501.00289), on which the method builds.
 """
 
-import importlib.util
-import pathlib
-
 from ml_collections import ConfigDict
 
-_spec = importlib.util.spec_from_file_location(
-    "sizes", pathlib.Path(__file__).with_name("sizes.py")
-)
-assert _spec is not None and _spec.loader is not None
-sizes = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(sizes)
+from unialign_jax.config import beside
+
+sizes = beside(__file__, "sizes")
 
 PIXELS, TEXT_LENGTH = 512, 256
 

@@ -120,7 +120,8 @@ def execute(blocks: list[Block], folder: Path, timeout: float) -> None:
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
     }
     # Programs as a reader compiles them, not as tests do.
-    environment.pop("JAX_DISABLE_MOST_OPTIMIZATIONS", None)
+    for name in ("JAX_DISABLE_MOST_OPTIMIZATIONS", "XLA_FLAGS"):
+        environment.pop(name, None)
     for block in blocks:
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", block.text],

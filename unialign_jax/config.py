@@ -88,12 +88,9 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> ConfigDict:
     """
     file_name, _, argument = name.partition(":")
     path = find_config(file_name)
-    spec = importlib.util.spec_from_file_location(f"unialign_jax_config_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
     # A config file is the user's code: whatever it raises is reported with its place.
     try:
-        spec.loader.exec_module(module)
+        module = run_file(path)
         get_config = getattr(module, "get_config", None)
         if get_config is None:
             raise UserError(f"{path}: has no `get_config()`")
@@ -106,6 +103,25 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> ConfigDict:
     except Exception as error:
         raise UserError(f"{path}: {type(error).__name__}: {error}") from error
     return apply_overrides(config, overrides)
+
+
+def run_file(path: Path) -> types.ModuleType:
+    """The module of a Python file, wherever it lies; not entered in `sys.modules`."""
+    spec = importlib.util.spec_from_file_location(f"unialign_jax_config_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def beside(file: str, name: str) -> types.ModuleType:
+    """The module NAME.py in a config file's folder: what several configs share.
+
+    Args:
+        file: the config's own `__file__`.
+        name: of the other file, without `.py`.
+    """
+    return run_file(Path(file).with_name(f"{name}.py"))
 
 
 def apply_overrides(config: Any, arguments: Sequence[str]) -> ConfigDict:

@@ -13,7 +13,7 @@ import pytest
 from benchmarks import scale_table
 from tests.planning.stage import stage
 from unialign_jax import config as configs
-from unialign_jax.planning import topology
+from unialign_jax.planning import search, topology
 from unialign_jax.planning.batch import Case, with_values
 from unialign_jax.planning.program import plan
 from unialign_jax.planning.report import to_json
@@ -82,6 +82,47 @@ def test_a_row_of_the_table_is_what_the_compiler_says_again(row, monkeypatch):
     assert again["fits"] == row["fits"]
     assert again["flops"]["hardware"] == pytest.approx(row["flops"]["hardware"], rel=1e-6)
     assert again["hbm_gib"]["total"] == pytest.approx(row["hbm_gib"]["total"], rel=0.1)
+
+
+@pytest.mark.slow
+def test_a_search_ranks_settings_that_the_compiler_grants(monkeypatch):
+    pytest.importorskip("libtpu")
+    monkeypatch.setenv("UNIALIGN_PLAN_CACHE", "off")
+    config = stage(data__image_size=128, data__text_length=64)
+    target, said = topology.parse("v5e:2x2"), []
+    found = search.search(
+        config,
+        target,
+        Case("generate"),
+        topology.devices(target),
+        remats=("full", "attention"),
+        most=1,
+        say=said.append,
+    )
+    (first, faster), (second, slower) = found
+    assert len(said) == 2
+    # What is not computed again costs memory.
+    assert (first.remat, second.remat) == ("attention", "full")
+    assert faster.flops.hardware < slower.flops.hardware
+    assert faster.memory.fits and faster.memory.total > slower.memory.total
+    assert dict(faster.mesh)["fsdp"] == 4 and "--config.mesh.fsdp=4" in first.overrides
+
+
+def weak_rows():
+    return [row for row in json.loads(scale_table.RESULTS.read_text()) if row["config"] == "weak"]
+
+
+def test_a_chip_needs_the_same_memory_and_work_however_many_there_are():
+    """Weak scaling over the rows of the table: chips grow, the samples of each do not."""
+    rows = weak_rows()
+    assert {(row["topology"], row["slices"]) for row in rows} == set(scale_table.WEAK)
+    for of in (
+        lambda row: row["hbm_gib"]["total"],
+        lambda row: row["hbm_gib"]["arguments"],
+        lambda row: row["flops"]["hardware"],
+    ):
+        values = [of(row) for row in rows]
+        assert max(values) <= 1.05 * min(values)
 
 
 if __name__ == "__main__":

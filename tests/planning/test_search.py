@@ -33,6 +33,33 @@ def test_the_largest_batch_is_found_within_a_sixteenth(per_sample, largest):
     plan, size = search.largest_batch(attempt)
     assert plan is not None and plan.memory.fits
     assert largest * 15 / 16 <= size <= largest
+    assert len(calls) <= 3
+
+
+@pytest.mark.parametrize("jump", [1, 5, 12, 30])
+def test_memory_that_is_no_line_costs_more_compilations_but_is_followed(jump):
+    """From `jump` samples on a program needs 4 GiB more; and 1 GiB whatever the batch."""
+    attempt, calls = machine(per_sample=0.3, arguments=2.0)
+
+    def with_a_jump(size):
+        done = attempt(size)
+        memory = done.memory
+        more = (1 + 4 * (size >= jump)) * GIB
+        total = memory.total + more
+        memory = Memory(
+            total <= memory.limit,
+            memory.limit,
+            memory.arguments,
+            total - memory.arguments,
+            total,
+            [],
+        )
+        return types.SimpleNamespace(memory=memory)
+
+    room = search.HEADROOM * 15.75
+    truth = max(n for n in range(1, 60) if 3 + 0.3 * n + 4 * (n >= jump) <= room)
+    size = search.largest_batch(with_a_jump)[1]
+    assert truth * 15 / 16 - 1 <= size <= truth
     assert len(calls) <= 8
 
 

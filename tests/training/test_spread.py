@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import math
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -40,12 +38,7 @@ def name_of(mesh: dict[str, int]) -> str:
 
 
 def tiny(mesh: dict[str, int], **changes: Any) -> dict[str, Any]:
-    path = Path(__file__).with_name("tiny_config.py")
-    spec = importlib.util.spec_from_file_location("tiny_config", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = configs.to_plain(module.get_config())
+    config = configs.to_plain(configs.beside(__file__, "tiny_config").get_config())
     config["model"].update(initial_gates=1.0, positions_std=0.5)
     config["data"]["mixture"] = {"generate": 1.0}
     config["train"]["global_batch"] = ROWS

@@ -31,8 +31,6 @@ def start(workdir: Path, data: Path, strike: str = "", **overrides: object) -> s
             **os.environ,
             "JAX_NUM_CPU_DEVICES": "1",
             "PYTHONPATH": str(HERE.parents[1]),
-            # These programs run for milliseconds: compiling them fast is worth more.
-            "XLA_FLAGS": "--xla_backend_optimization_level=0",
         },
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

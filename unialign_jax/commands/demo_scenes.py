@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,14 +25,10 @@ def describe(name: str, config: Mapping[str, Any]) -> str:
 
 def variant(name: str) -> Any:
     """What the config file says of `scenes:NAME` beside the config: `level`, `records`, ..."""
-    from unialign_jax.config import find_config
+    from unialign_jax.config import find_config, run_file
 
     file, _, which = name.partition(":")
-    spec = importlib.util.spec_from_file_location("unialign_jax_scenes", find_config(file))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.VARIANTS[which]
+    return run_file(find_config(file)).VARIANTS[which]
 
 
 def stages(

@@ -58,7 +58,10 @@ def meshes(topology: Topology) -> list[int]:
 def largest_batch(
     attempt: Callable[[int], Plan], most: int = MOST_PER_DEVICE
 ) -> tuple[Plan | None, int]:
-    """The largest per-device batch that fits, by doubling and then bisection.
+    """The largest per-device batch that fits, within a sixteenth, in few compilations.
+
+    Memory grows about linearly with the batch: two batches that fit say where a third should fill
+    it. Batches that do not fit only bound it, and halve what is left where the line was wrong.
 
     Args:
         attempt: compiles with so many samples per device.
@@ -68,26 +71,30 @@ def largest_batch(
         The plan of that batch and the batch; (None, 0) where one sample does not fit.
     """
     best: tuple[Plan | None, int] = (None, 0)
-    size, least_bad = 1, most + 1
-    while size <= most:
+    refused, size = most + 1, 1
+    fitting: list[tuple[int, float]] = []
+    while True:
         tried = attempt(size)
-        if not _fits(tried):
-            least_bad = size
-            break
-        best = tried, size
-        # Memory grows with the batch: go straight to where it should be full.
-        room = (HEADROOM * tried.memory.limit - tried.memory.arguments) / max(
-            tried.memory.temporaries, 1.0
-        )
-        size = min(most, max(size + 1, int(size * room * 0.9))) if size < most else most + 1
-    while least_bad - best[1] > max(1, best[1] // 16):
-        middle = (best[1] + least_bad) // 2
-        tried = attempt(middle)
         if _fits(tried):
-            best = tried, middle
+            best = tried, size
+            fitting = [*(fitting or [(0, tried.memory.arguments)]), (size, tried.memory.total)]
         else:
-            least_bad = middle
-    return best
+            refused = size
+        if refused - best[1] <= max(1, best[1] // 16):
+            return best
+        predicted = _where_full(fitting, HEADROOM * tried.memory.limit)
+        # The state and one batch alone are no line yet: some memory is the same for every batch.
+        if len(fitting) > 2 and predicted - best[1] <= best[1] // 16:
+            return best
+        middle = (best[1] + refused) // 2
+        size = max(best[1] + 1, predicted if predicted < refused else middle)
+
+
+def _where_full(fitting: list[tuple[int, float]], room: float) -> int:
+    """The batch at which a line through the last two (batch, bytes) reaches `room`."""
+    (earlier, less), (size, total) = fitting[-2:]
+    slope = max((total - less) / (size - earlier), 1.0)
+    return size + int((room - total) / slope)
 
 
 def _fits(tried: Plan) -> bool:
@@ -106,6 +113,7 @@ def search(
 ) -> list[tuple[Candidate, Plan]]:
     """Settings that fit, by samples per second and chip, best first.
 
+    Every policy is tried on the largest fsdp axis, other sizes of it with the best policy only.
     Compiles are quick: memory and collectives are those of the real thing, times are bounds.
 
     Args:
@@ -117,24 +125,28 @@ def search(
         most: largest per-device batch to try.
         say: told about every compilation.
     """
-    found: list[tuple[Candidate, Plan]] = []
-    for fsdp in meshes(topology):
-        for remat in remats:
 
-            def attempt(size: int, fsdp: int = fsdp, remat: str = remat) -> Plan:
-                candidate = Candidate(fsdp, remat, size, topology.devices)
-                done = plan(
-                    with_values(config, candidate.values), topology, case, devices, quick=True
-                )
-                verdict = "fits" if _fits(done) else "does not fit"
-                gib = done.memory.gib()
-                say(
-                    f"fsdp {fsdp}, remat {remat}, {size} per device: {verdict}, {gib['total']:.1f} "
-                    f"of {gib['limit']:.1f} GiB ({done.seconds:.0f} s)"
-                )
-                return done
+    def largest(fsdp: int, remat: str) -> list[tuple[Candidate, Plan]]:
+        def attempt(size: int) -> Plan:
+            values = Candidate(fsdp, remat, size, topology.devices).values
+            done = plan(with_values(config, values), topology, case, devices, quick=True)
+            verdict = "fits" if _fits(done) else "does not fit"
+            gib = done.memory.gib()
+            say(
+                f"fsdp {fsdp}, remat {remat}, {size} per device: {verdict}, {gib['total']:.1f} "
+                f"of {gib['limit']:.1f} GiB ({done.seconds:.0f} s)"
+            )
+            return done
 
-            best, size = largest_batch(attempt, most)
-            if best is not None:
-                found.append((Candidate(fsdp, remat, size, topology.devices), best))
-    return sorted(found, key=lambda pair: best_seconds(pair[1]) / pair[0].per_device)
+        best, size = largest_batch(attempt, most)
+        return [] if best is None else [(Candidate(fsdp, remat, size, topology.devices), best)]
+
+    def seconds_per_sample(pair: tuple[Candidate, Plan]) -> float:
+        return best_seconds(pair[1]) / pair[0].per_device
+
+    *others, widest = meshes(topology)
+    found = [pair for remat in remats for pair in largest(widest, remat)]
+    if found:
+        best = min(found, key=seconds_per_sample)[0].remat
+        found += [pair for fsdp in others for pair in largest(fsdp, best)]
+    return sorted(found, key=seconds_per_sample)
