@@ -12,7 +12,7 @@ pixels, `photos:small` at 32 pixels and is what `unialign demo` trains.
 
 from ml_collections import ConfigDict
 
-from unialign_jax.config import beside
+from unialign_jax.config_files import beside
 
 sizes = beside(__file__, "sizes")
 

@@ -15,7 +15,7 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from unialign_jax.config import beside
+from unialign_jax.config_files import beside
 
 sizes = beside(__file__, "sizes")
 

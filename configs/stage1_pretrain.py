@@ -5,7 +5,7 @@ unialign plan --config stage1_pretrain --topology v5e:16x16
 
 from ml_collections import ConfigDict
 
-from unialign_jax.config import beside
+from unialign_jax.config_files import beside
 
 stages = beside(__file__, "stages")
 

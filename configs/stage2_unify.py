@@ -7,7 +7,7 @@ The reference alternates batches of generation and of editing and perception, 38
 
 from ml_collections import ConfigDict
 
-from unialign_jax.config import beside
+from unialign_jax.config_files import beside
 
 stages = beside(__file__, "stages")
 

@@ -7,7 +7,7 @@ the recipe of Dual Diffusion (arXiv 2501.00289), on which the method builds.
 
 from ml_collections import ConfigDict
 
-from unialign_jax.config import beside
+from unialign_jax.config_files import beside
 
 sizes = beside(__file__, "sizes")
 

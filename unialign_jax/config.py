@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import importlib.util
 import inspect
 import json
 import os
@@ -22,6 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from unialign_jax.config_files import run_file
 from unialign_jax.errors import UsageError, UserError
 
 if TYPE_CHECKING:
@@ -103,25 +103,6 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> ConfigDict:
     except Exception as error:
         raise UserError(f"{path}: {type(error).__name__}: {error}") from error
     return apply_overrides(config, overrides)
-
-
-def run_file(path: Path) -> types.ModuleType:
-    """The module of a Python file, wherever it lies; not entered in `sys.modules`."""
-    spec = importlib.util.spec_from_file_location(f"unialign_jax_config_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def beside(file: str, name: str) -> types.ModuleType:
-    """The module NAME.py in a config file's folder: what several configs share.
-
-    Args:
-        file: the config's own `__file__`.
-        name: of the other file, without `.py`.
-    """
-    return run_file(Path(file).with_name(f"{name}.py"))
 
 
 def apply_overrides(config: Any, arguments: Sequence[str]) -> ConfigDict:

@@ -13,6 +13,7 @@ import optax
 import pytest
 
 from unialign_jax import config as configs
+from unialign_jax.config_files import beside
 from unialign_jax.planning import collectives, hlo
 from unialign_jax.training import programs, setup, state
 
@@ -38,7 +39,7 @@ def name_of(mesh: dict[str, int]) -> str:
 
 
 def tiny(mesh: dict[str, int], **changes: Any) -> dict[str, Any]:
-    config = configs.to_plain(configs.beside(__file__, "tiny_config").get_config())
+    config = configs.to_plain(beside(__file__, "tiny_config").get_config())
     config["model"].update(initial_gates=1.0, positions_std=0.5)
     config["data"]["mixture"] = {"generate": 1.0}
     config["train"]["global_batch"] = ROWS

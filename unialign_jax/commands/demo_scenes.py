@@ -25,7 +25,8 @@ def describe(name: str, config: Mapping[str, Any]) -> str:
 
 def variant(name: str) -> Any:
     """What the config file says of `scenes:NAME` beside the config: `level`, `records`, ..."""
-    from unialign_jax.config import find_config, run_file
+    from unialign_jax.config import find_config
+    from unialign_jax.config_files import run_file
 
     file, _, which = name.partition(":")
     return run_file(find_config(file)).VARIANTS[which]
