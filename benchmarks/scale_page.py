@@ -25,30 +25,48 @@ def write(rows: list[dict]) -> None:
 
 
 def stage_table(rows: list[dict]) -> str:
+    """One line per program: stages that train the same task on the same chips share it."""
     lines = [
-        "| stage, task | topology | mesh data x fsdp | batch per device | remat | GiB of limit | "
+        "| topology | task | stages | mesh data x fsdp | batch per device | remat | GiB of limit | "
         "model + T5 TFLOP | MFU at best / estimate / one by one | set by |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "|---" * 10 + "|",
     ]
-    best = {}
+    stages: dict[str, list[str]] = {}
+    best: dict[str, dict] = {}
     for row in rows:
+        if row["config"] in ("weak", "remat"):
+            continue
+        names = ("topology", "slices", "task", "conditions", "per_chip_batch", "remat", "mesh")
+        program = str([row[name] for name in names] + [row["flops"]["hardware"]])
+        number = row["config"].removeprefix("stage")[0]
+        stages.setdefault(program, []).append(number)
         # A full compilation says more than a quick one.
-        key = row["key"].rsplit(" ", 1)[0]
-        if row["config"] not in ("weak", "remat") and (key not in best or not row["quick"]):
-            best[key] = row
-    for row in best.values():
-        lines.append("| " + " | ".join(_cells(row)) + " |")
+        if program not in best or not row["quick"]:
+            best[program] = row
+    for program, row in sorted(best.items(), key=lambda item: _place(item[1])):
+        numbers = ", ".join(sorted(set(stages[program])))
+        lines.append("| " + " | ".join(_cells(row, numbers)) + " |")
     return "\n".join(lines if best else ["(no rows yet)"]) + "\n"
 
 
-def _cells(row: dict) -> list[str]:
+_TASKS = ("generate", "edit", "perceive", "compose", "answer")
+
+
+def _place(row: dict) -> tuple:
+    kinds = ("v5e", "v6e", "v5p", "tpu7x")
+    kind = kinds.index(row["topology"].partition(":")[0])
+    return kind, row["chips"], row["slices"], _TASKS.index(row["task"]), row["conditions"]
+
+
+def _cells(row: dict, stages: str) -> list[str]:
     gib, flops, bound = row["hbm_gib"], row["flops"], row["bound"]
     slices = f" x {row['slices']}" if row["slices"] > 1 else ""
     estimate = row["estimate"] or {}
     conditions = f" ({row['conditions']})" if row["conditions"] > 1 else ""
     return [
-        f"{row['config']}, {row['task']}{conditions}",
         row["topology"] + slices,
+        f"{row['task']}{conditions}",
+        stages,
         f"{row['mesh']['data']} x {row['mesh']['fsdp']}",
         f"{row['per_chip_batch']}",
         row["remat"].replace("_", " + "),
