@@ -17,7 +17,7 @@ _ROWS = 8
 
 
 def plus_bias(y: Float[Array, "B T H K"], bias: Float[Array, "H K"]) -> Float[Array, "B T H K"]:
-    """Y + bias; on TPUs with the gradient of `summed_by_product`."""
+    """Adds a bias; on TPUs with the gradient of `summed_by_product`."""
     return summed_by_product(y, bias) if traced_platform() == "tpu" else y + bias
 
 
@@ -25,7 +25,7 @@ def plus_bias(y: Float[Array, "B T H K"], bias: Float[Array, "H K"]) -> Float[Ar
 def summed_by_product(
     y: Float[Array, "B T H K"], bias: Float[Array, "H K"]
 ) -> Float[Array, "B T H K"]:
-    """Y + bias, the bias's gradient a product with ones instead of a sum.
+    """Adds a bias, whose gradient is a product with ones instead of a sum.
 
     The 64 channels of a head fill half of a vector register, and XLA for TPUs sums such an array
     far below the memory's speed: for the queries, keys and values of a block on v6e that took 5 %
