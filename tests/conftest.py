@@ -9,8 +9,8 @@ from importlib import metadata
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Most of a test is compilation. JAX_DISABLE_MOST_OPTIMIZATIONS=0 asks for the usual effort.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-# The older code generator for CPUs compiles in a third to a half of the time. XLA ends the process at a flag
-# that it does not know: only with the version that this was tried with.
+# The older code generator for CPUs compiles in a third to a half of the time. XLA ends the process
+# at a flag that it does not know: only with the version that this was tried with.
 if metadata.version("jaxlib").startswith("0.10."):
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
