@@ -75,6 +75,7 @@ def run(args: argparse.Namespace, extra: Sequence[str]) -> int:
     _check(args)
     # The compiler for TPUs is asked on a CPU: an accelerator of this machine is left alone.
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    from unialign_jax.parallel.mesh import MeshConfig
     from unialign_jax.planning import topology as topologies
     from unialign_jax.planning.batch import cases, share, with_values
     from unialign_jax.planning.program import plan
@@ -97,6 +98,7 @@ def run(args: argparse.Namespace, extra: Sequence[str]) -> int:
         config = with_values(config, {"train.global_batch": int(samples)})
     if args.search:
         return _search(args, config, target, wanted, devices)
+    MeshConfig(**config["mesh"]).shape(target.devices, target.slices)
     steps = args.stage_steps or config["train"]["steps"]
     rows: list[dict[str, Any]] = []
     for case in wanted:

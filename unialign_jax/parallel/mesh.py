@@ -16,7 +16,7 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
-from unialign_jax.errors import UserError
+from unialign_jax.errors import UsageError
 
 AXES = ("data", "fsdp", "context", "tensor")
 # A slice with this many devices keeps half of them out of `fsdp`.
@@ -41,7 +41,7 @@ class MeshConfig:
         """Axis sizes for this many devices, in that many slices.
 
         Raises:
-            UserError: the axes cannot make up that number of devices.
+            UsageError: the axes cannot make up that number of devices.
         """
         sizes = {axis: getattr(self, axis) for axis in AXES}
         given = ", ".join(f"mesh.{axis}={size}" for axis, size in sizes.items())
@@ -49,12 +49,12 @@ class MeshConfig:
             sizes["fsdp"] = self._chosen_fsdp(devices // slices, slices)
         free = [axis for axis, size in sizes.items() if size == -1]
         if len(free) > 1 or any(size < 1 for size in sizes.values() if size != -1):
-            raise UserError(f"{given}: axes are at least 1, and at most one of them is -1.")
+            raise UsageError(f"{given}: axes are at least 1, and at most one of them is -1.")
         fixed = math.prod(size for size in sizes.values() if size != -1)
         if free and devices % fixed == 0:
             sizes[free[0]] = devices // fixed
         if math.prod(size for size in sizes.values()) != devices:
-            raise UserError(
+            raise UsageError(
                 f"{given} does not fit {devices} device(s): the product of the axes must be "
                 f"{devices}. Set one axis to -1 to fill it."
             )
@@ -78,14 +78,14 @@ def make_mesh(config: MeshConfig = MeshConfig(), devices: Sequence | None = None
     Devices of several slices are laid out with `data` across the slices.
 
     Raises:
-        UserError: the axis sizes do not fit the devices, or `data` cannot span the slices.
+        UsageError: the axis sizes do not fit the devices, or `data` cannot span the slices.
     """
     devices = list(jax.devices() if devices is None else devices)
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     shape = config.shape(len(devices), slices)
     if slices > 1:
         if shape[0] % slices:
-            raise UserError(
+            raise UsageError(
                 f"mesh.data={shape[0]} must be a multiple of the {slices} slices: only the data "
                 "axis may cross the links between slices."
             )
