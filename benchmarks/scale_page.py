@@ -8,8 +8,12 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "scale.md"
 
 
 def write(rows: list[dict]) -> None:
-    """Puts the tables between the page's markers."""
-    text = PAGE.read_text()
+    """Writes the page with the tables of these rows."""
+    PAGE.write_text(filled(PAGE.read_text(), rows))
+
+
+def filled(text: str, rows: list[dict]) -> str:
+    """The page with the tables between its markers."""
     tables = {
         "stages": stage_table(rows),
         "parts": parts_table(rows),
@@ -21,7 +25,7 @@ def write(rows: list[dict]) -> None:
         head, _, rest = text.partition(begin)
         _, _, tail = rest.partition(end)
         text = head + begin + table + end + tail
-    PAGE.write_text(text)
+    return text
 
 
 def stage_table(rows: list[dict]) -> str:

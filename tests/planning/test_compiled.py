@@ -108,22 +108,5 @@ def test_a_search_ranks_settings_that_the_compiler_grants(monkeypatch):
     assert dict(faster.mesh)["fsdp"] == 4 and "--config.mesh.fsdp=4" in first.overrides
 
 
-def weak_rows():
-    return [row for row in json.loads(scale_table.RESULTS.read_text()) if row["config"] == "weak"]
-
-
-def test_a_chip_needs_the_same_memory_and_work_however_many_there_are():
-    """Weak scaling over the rows of the table: chips grow, the samples of each do not."""
-    rows = weak_rows()
-    assert {(row["topology"], row["slices"]) for row in rows} == set(scale_table.WEAK)
-    for of in (
-        lambda row: row["hbm_gib"]["total"],
-        lambda row: row["hbm_gib"]["arguments"],
-        lambda row: row["flops"]["hardware"],
-    ):
-        values = [of(row) for row in rows]
-        assert max(values) <= 1.05 * min(values)
-
-
 if __name__ == "__main__":
     NUMBERS.write_text(json.dumps(kept(narrow_plan()), indent=1) + "\n")
