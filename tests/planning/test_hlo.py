@@ -6,6 +6,7 @@ import pytest
 
 from unialign_jax.planning import collectives, hlo, work
 from unialign_jax.planning.groups import axes_of, first_group
+from unialign_jax.planning.traffic import hbm_bytes
 
 MESH = {"data": 2, "fsdp": 4, "context": 1, "tensor": 1}
 
@@ -173,7 +174,7 @@ def test_cycles_go_to_their_category_and_no_idea_counts_nothing(module):
 def test_a_slice_of_a_stack_in_a_fusion_moves_the_slice_only(module):
     line = module.by_name["body"]["fusion.4"]
     index = 4  # the loop's counter
-    assert work.hbm_bytes(module, line, "body") == 64 * 128 * 4 + index + 64 * 128 * 4
+    assert hbm_bytes(module, line, "body") == 64 * 128 * 4 + index + 64 * 128 * 4
 
 
 @pytest.mark.parametrize(

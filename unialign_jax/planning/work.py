@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from unialign_jax.planning.hlo import Instruction, Module
+from unialign_jax.planning.traffic import hbm_bytes
 
 MATMUL, ELEMENTWISE, COPIES, OTHER = CATEGORIES = ("matmul", "elementwise", "copies", "other")
 
@@ -25,14 +26,6 @@ _MOVES = frozenset(
 )
 _PRODUCTS = frozenset(("convolution", "dot"))
 _OTHER = frozenset(("sort", "gather", "scatter", "rng", "rng-bit-generator", "topk"))
-# Their time is not the matrix or vector units', or they take none.
-_NO_TRAFFIC = frozenset(
-    (
-        *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "call"),
-        *("conditional", "after-all", "partition-id", "replica-id", "copy-done", "async-done"),
-        *("all-gather-done", "all-reduce-done", "collective-permute-done", "slice-done", "iota"),
-    )
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,71 +122,3 @@ def _inside(module: Module, line: Instruction) -> Iterable[str]:
                 yield from _inside(module, inner)
             else:
                 yield inner.op
-
-
-def hbm_bytes(module: Module, line: Instruction, region: str) -> float:
-    """Bytes that an instruction reads from and writes to main memory.
-
-    A slice of a stacked array inside a fusion counts as the slice, an update in place as what is
-    written. Arrays in the fast memory count nothing, the copies that bring them there do.
-    """
-    if line.op in _NO_TRAFFIC:
-        return 0.0
-    names = module.by_name[region]
-    operands = [names.get(name) for name in line.operands]
-    if line.op in ("copy-start", "slice-start"):
-        # (destination, source, context): the moving of one array, in and out of main memory.
-        moved = [a for a in line.arrays[:2] if a.shape]
-        smallest = min((a.bytes for a in moved), default=0)
-        return float(sum(smallest for a in moved if a.in_hbm))
-    if line.op in ("dynamic-slice", "slice"):
-        return 2.0 * sum(a.bytes for a in line.arrays if a.in_hbm)
-    if line.op == "dynamic-update-slice":
-        return 2.0 * sum(a.bytes for a in (operands[1].arrays if operands[1] else ()))
-    if line.op != "fusion" or not line.called:
-        read = sum(a.bytes for o in operands if o is not None for a in o.arrays if a.in_hbm)
-        return float(read + sum(a.bytes for a in line.arrays if a.in_hbm))
-    return _fusion_bytes(module, line, operands)
-
-
-def _fusion_bytes(module: Module, line: Instruction, operands: list[Instruction | None]) -> float:
-    body = module.computations.get(line.called[0], [])
-    users: dict[str, list[Instruction]] = {}
-    for inner in body:
-        for name in inner.operands:
-            users.setdefault(name, []).append(inner)
-    parameters = {int(inner.rest.split(")")[0]): inner for inner in body if inner.op == "parameter"}
-    total = 0.0
-    updated: list[int] = []
-    for position, operand in enumerate(operands):
-        if operand is None or not any(a.in_hbm for a in operand.arrays):
-            continue
-        whole = sum(a.bytes for a in operand.arrays if a.in_hbm)
-        inner = parameters.get(position)
-        uses = users.get(inner.name, []) if inner is not None else []
-        sliced = all(
-            use.op in ("dynamic-slice", "slice") and use.operands[:1] == (inner.name,)
-            for use in uses
-            if inner is not None
-        )
-        if uses and sliced:
-            total += sum(a.bytes for use in uses for a in use.arrays)
-        elif inner is not None and any(
-            use.op == "dynamic-update-slice" and use.operands[:1] == (inner.name,) for use in uses
-        ):
-            names = module.by_name[line.called[0]]
-            for use in uses:
-                update = names.get(use.operands[1]) if len(use.operands) > 1 else None
-                total += sum(a.bytes for a in update.arrays) if update else 0
-            updated.append(whole)
-        elif uses or inner is None:
-            total += whole
-    for array in line.arrays:
-        if not array.in_hbm:
-            continue
-        # Written in place: the update has been counted.
-        if array.bytes in updated:
-            updated.remove(array.bytes)
-        else:
-            total += array.bytes
-    return total
