@@ -40,6 +40,15 @@ def test_the_estimates_of_stage_1_reach_their_targets(topology, least):
     assert row["estimate"]["mfu"] >= least
 
 
+def test_no_estimate_beats_its_bound():
+    rows = [row for row in ROWS if row["estimate"]]
+    assert len({row["topology"].partition(":")[0] for row in rows}) == 4
+    for row in rows:
+        assert row["estimate"]["mfu"] < row["bound"]["mfu"], row["key"]
+        # Nor with element-wise work at the memory's peak.
+        assert row["estimate"]["elementwise_at_peak"]["mfu"] < row["bound"]["mfu"], row["key"]
+
+
 def test_a_chip_needs_the_same_memory_and_work_however_many_there_are():
     """Weak scaling over the rows of the table: chips grow, the samples of each do not."""
     rows = [row for row in ROWS if row["config"] == "weak"]
