@@ -32,7 +32,8 @@ class Variant:
       level: of the scenes.
       records: what `prepare scenes` is to write, over all tasks.
       vocabulary: words of the level with the special tokens.
-      patch: height and width of a patch; four patches on a side are fast, and see a place each.
+      patch: height and width of a patch. Four patches on a side are fast; 8 x 8 RGB pixels, though,
+        do not pass through 128 channels, and shapes stay blurred.
       shift: of the noise levels, in training and sampling. Where a thing lies exactly where its
         words put it, half of all levels can be above 0.98: there only words and conditions say what
         the picture is; through less noise, one of so few pixels can be seen. Where places have

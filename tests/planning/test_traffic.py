@@ -10,7 +10,8 @@ from unialign_jax.planning.traffic import hbm_bytes
 STACK, SLICE, COUNTER = 24 * 128 * 256 * 2, 128 * 256 * 2, 4
 
 # The forms in which TPU compilers write the layer of a scan: `plain` as it is, `layout` after a
-# change of layout in place (v7x), `nested` inside a fusion of the fusion, `whole` reads all of it.
+# change of layout in place (v7x), `nested` inside a fusion of the fusion, `both` read and written,
+# `whole` reads all of it.
 TEXT = """HloModule step, is_scheduled=true
 
 %layout_only (l0: bf16[24,128,256]) -> bf16[24,128,256] {
@@ -64,6 +65,17 @@ output_to_operand_aliasing={{}: (0, {})}, calls=%layout_only
   ROOT %bitcast.2 = bf16[24,32768]{1,0} bitcast(%e0)
 }
 
+%both (f0: bf16[24,128,256], f1: bf16[1,128,256], f2: s32[]) -> bf16[24,128,256] {
+  %f0 = bf16[24,128,256]{2,1,0} parameter(0)
+  %f1 = bf16[1,128,256]{2,1,0} parameter(1)
+  %f2 = s32[] parameter(2)
+  %dynamic-slice.2 = bf16[1,128,256]{2,1,0} dynamic-slice(%f0, %f2, %f2, %f2), \
+dynamic_slice_sizes={1,128,256}
+  %add.2 = bf16[1,128,256]{2,1,0} add(%dynamic-slice.2, %f1)
+  ROOT %dynamic-update-slice.3 = bf16[24,128,256]{2,1,0} dynamic-update-slice(%f0, %add.2, %f2, \
+%f2, %f2)
+}
+
 ENTRY %main (stack: bf16[24,128,256], layer: bf16[1,128,256], flat: bf16[128,256], i: s32[]) \
 -> bf16[24,32768] {
   %stack = bf16[24,128,256]{2,1,0} parameter(0)
@@ -74,6 +86,7 @@ ENTRY %main (stack: bf16[24,128,256], layer: bf16[1,128,256], flat: bf16[128,256
   %fusion.layout = bf16[24,128,256]{2,1,0} fusion(%fusion.plain, %flat, %i), kind=kLoop, \
 calls=%layout
   %fusion.nested = bf16[1,128,256]{2,1,0} fusion(%fusion.layout, %i), kind=kLoop, calls=%nested
+  %fusion.both = bf16[24,128,256]{2,1,0} fusion(%stack, %layer, %i), kind=kLoop, calls=%both
   %fusion.whole = bf16[24,128,256]{2,1,0} fusion(%fusion.layout, %i), kind=kLoop, calls=%whole
   ROOT %fusion.turned = bf16[24,32768]{1,0} fusion(%fusion.whole), kind=kLoop, calls=%turned
 }
@@ -86,6 +99,7 @@ calls=%layout
         ("fusion.plain", SLICE + SLICE + COUNTER),
         ("fusion.layout", SLICE + SLICE + COUNTER),
         ("fusion.nested", SLICE + SLICE + COUNTER),
+        ("fusion.both", SLICE + SLICE + SLICE + COUNTER),
         ("fusion.whole", STACK + STACK + COUNTER),
         ("fusion.turned", STACK + STACK),
     ],

@@ -52,21 +52,10 @@ def _fusion_bytes(module: Module, line: Instruction, operands: list[Instruction 
         if inner is None:
             total += whole
             continue
-        uses = list(_uses(module, line.called[0], inner.name))
-        # Of a use that has the value as its first operand: that is what is sliced or written to.
-        first = [(place, use) for place, name, use in uses if use.operands[:1] == (name,)]
-        updates = [(place, use) for place, use in first if use.op == "dynamic-update-slice"]
-        if updates:
-            for place, use in updates:
-                update = module.by_name[place].get(use.operands[1])
-                total += sum(a.bytes for a in update.arrays) if update else 0
+        parts = [_part(module, *use) for use in _uses(module, line.called[0], inner.name)]
+        total += min(whole, sum(whole if part is None else part for part, _ in parts))
+        if any(written for _, written in parts):
             updated.append(whole)
-        elif len(first) == len(uses) and all(
-            use.op in ("dynamic-slice", "slice") for _, use in first
-        ):
-            total += sum(a.bytes for _, use in first for a in use.arrays)
-        else:
-            total += whole
     for array in line.arrays:
         if not array.in_hbm:
             continue
@@ -76,6 +65,17 @@ def _fusion_bytes(module: Module, line: Instruction, operands: list[Instruction 
         else:
             total += array.bytes
     return total
+
+
+def _part(module: Module, computation: str, name: str, use: Instruction) -> tuple[int | None, bool]:
+    """(bytes of a value that an instruction touches, None for all; whether it writes them)."""
+    if use.operands[:1] == (name,):
+        if use.op in ("dynamic-slice", "slice"):
+            return sum(a.bytes for a in use.arrays), False
+        if use.op == "dynamic-update-slice":
+            update = module.by_name[computation].get(use.operands[1])
+            return sum(a.bytes for a in update.arrays) if update else 0, True
+    return None, False
 
 
 def _parameter(module: Module, computation: str, position: int) -> Instruction | None:
