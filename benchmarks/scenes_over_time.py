@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--items", type=int, default=100, help="per task (default: 100)")
     parser.add_argument("--level", default="demo", help="of the world (default: demo)")
+    parser.add_argument("--steps", type=int, nargs="+", help="these only (default: every one kept)")
     args = parser.parse_args()
     run = RunDirectory(args.run)
     config = run.load_config()
@@ -37,11 +38,16 @@ def main() -> None:
     done = (
         [json.loads(line)["step"] for line in out.read_text().splitlines()] if out.exists() else []
     )
-    for step in Checkpoints(run.checkpoints).steps():
+    kept = Checkpoints(run.checkpoints).steps()
+    missing = sorted(set(args.steps or ()) - set(kept))
+    if missing:
+        parser.error(f"no checkpoint of step {missing[0]} in {run.checkpoints}: kept are {kept}")
+    for step in args.steps or kept:
         if step in done:
             continue
         pipe = Pipeline.from_pretrained(args.run, step=step)
-        found = evaluate(pipe, LEVELS[args.level], config["data"]["image_size"], args.items)
+        pixels = config["data"]["image_size"]
+        found = evaluate(pipe, LEVELS[args.level], pixels, args.items, training_examples=0)
         until = [line for line in metrics if line["step"] <= step]
         line = {
             "step": step,

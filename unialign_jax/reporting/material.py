@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import json
+import operator
 import os
 import platform
 from collections.abc import Sequence
@@ -218,7 +219,8 @@ def _over_time(folders: Sequence[Path]) -> list[dict[str, Any]]:
     for folder in folders:
         path = folder / OVER_TIME_FILE
         if path.is_file():
-            return [json.loads(line) for line in path.read_text("utf-8").splitlines() if line]
+            lines = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line]
+            return sorted(lines, key=operator.itemgetter("step"))
     return []
 
 

@@ -102,6 +102,12 @@ def test_tasks_can_be_chosen():
     assert found.scores["confusion"] == {}
 
 
+def test_baselines_can_be_left_out():
+    found = evaluate(Noise(16), LEVELS["demo"], 16, 2, tasks=[Task.EDIT], training_examples=0)
+    assert found.scores["scores"] == {"edit": 0.0}
+    assert found.scores["baselines"] == {"edit": {}}
+
+
 def test_progress_counts_every_item():
     counted = []
     evaluate(Noise(16), LEVELS["demo"], 16, 5, training_examples=5, batch=2, advance=counted.append)

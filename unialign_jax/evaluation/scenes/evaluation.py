@@ -73,7 +73,7 @@ def evaluate(
       tasks: which of the six.
       split: "held_out" or "seen"; see `items.make_items`.
       batch: items computed at once.
-      training_examples: per task, for the baselines.
+      training_examples: per task, for the baselines; 0 leaves the baselines out.
       advance: told how many more items were sampled.
     """
     verdicts: dict[Task, list[Verdict]] = {}
@@ -84,8 +84,10 @@ def evaluate(
         verdicts[task] = [
             Verdict(*parts) for parts in zip(asked, outputs, judge(asked, outputs), strict=True)
         ]
-        training = TrainingSet(level, task, pixels, training_examples, seed)
-        without[str(task)] = baselines(asked, training)
+        without[str(task)] = {}
+        if training_examples:
+            training = TrainingSet(level, task, pixels, training_examples, seed)
+            without[str(task)] = baselines(asked, training)
     confused = [pair for task in CONFUSED for pair in _scenes(verdicts.get(task, []))]
     scores = {
         "level": level.name,
