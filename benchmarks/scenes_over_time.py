@@ -42,7 +42,7 @@ def main() -> None:
     missing = sorted(set(args.steps or ()) - set(kept))
     if missing:
         parser.error(f"no checkpoint of step {missing[0]} in {run.checkpoints}: kept are {kept}")
-    for step in args.steps or kept:
+    for step in sorted(set(args.steps or kept)):
         if step in done:
             continue
         pipe = Pipeline.from_pretrained(args.run, step=step)

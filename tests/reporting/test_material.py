@@ -49,6 +49,10 @@ def test_scores_over_time_are_found_beside_the_scores_or_the_run(folder, tmp_pat
         line["step"] += 1
         (place / "scores_over_time.jsonl").write_text(json.dumps(line) + "\n")
         assert gather(copy / "run", copy / "scores").over_time == [line]
+    later, sooner = line | {"step": 9}, line | {"step": 8}
+    path = copy / "scores" / "scores_over_time.jsonl"
+    path.write_text(f"{json.dumps(later)}\n{json.dumps(sooner)}\n")
+    assert gather(copy / "run", copy / "scores").over_time == [sooner, later]
 
 
 def test_the_reference_curve_is_found_by_the_name_of_the_config(folder, tmp_path, monkeypatch):
