@@ -68,7 +68,13 @@ def test_a_setting_leaves_names_and_shapes_as_they_were(setting):
 
 
 @pytest.mark.parametrize(
-    "switch", [{"text_positions": 5}, {"condition_segments": True}, {"qk_norm": True}]
+    "switch",
+    [
+        {"stem_channels": 4},
+        {"text_positions": 5},
+        {"condition_segments": True},
+        {"qk_norm": True},
+    ],
 )
 def test_a_switch_that_adds_parameters_is_in_the_table(switch):
     assert set(switch) <= set(WEIGHT_SWITCHES)

@@ -187,6 +187,42 @@ def test_the_defaults_add_no_parameters() -> None:
     assert len(more - names) == 4
 
 
+def convolved(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """GELU (by tanh) of a 3 x 3 convolution with zeros around, as sums over shifted images."""
+    _, height, width, _ = x.shape
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    made = bias + sum(
+        padded[:, i : i + height, j : j + width] @ kernel[i, j] for i in range(3) for j in range(3)
+    )
+    return made / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (made + 0.044715 * made**3)))
+
+
+def test_a_stem_adds_the_patches_of_two_convolutions_to_every_image() -> None:
+    functional, params = network(stem_channels=4)
+    plain, _ = network()
+    without = {name: part for name, part in params.items() if name != "stem"}
+    inputs = branch()
+    found, text = functional.bind(params).embed(inputs)
+    before, same_text = plain.bind(without).embed(inputs)
+    np.testing.assert_array_equal(text, same_text)
+
+    stem = jax.tree.map(np.asarray, params["stem"])
+    images = np.concatenate([inputs.latents, *inputs.conditions])
+    for name in ("first", "second"):
+        images = convolved(images, stem[name]["kernel"], stem[name]["bias"])
+    assert images.shape == (4, 8, 8, 8)
+    # Rows and columns of patches, then those within a patch.
+    patches = images.reshape(4, 4, 2, 4, 2, 8).transpose(0, 1, 3, 2, 4, 5).reshape(4, 16, 32)
+    tokens = patches @ stem["out"]["kernel"] + stem["out"]["bias"]
+    added = np.concatenate([tokens[:2], tokens[2:]], axis=1)
+    np.testing.assert_allclose(found - before, added, atol=1e-4)
+
+
+def test_a_stem_of_fewer_than_no_channels_is_refused() -> None:
+    with pytest.raises(ValueError, match="stem_channels -1"):
+        dataclasses.replace(SMALL, stem_channels=-1)
+
+
 def initial(**switches) -> Params:
     functional = build(lambda rngs: MMDiT(dataclasses.replace(SMALL, **switches), rngs))
     return functional.init(jax.random.key(0))

@@ -51,6 +51,13 @@ def test_a_narrow_step_has_the_flops_of_the_closed_form(case, remat):
     check(*counts(stage(model__remat=remat), case))
 
 
+def test_a_stem_has_the_flops_of_the_closed_form():
+    with_stem = counts(stage(model__stem_channels=32), Case("edit", 1))
+    without = counts(stage(), Case("edit", 1))
+    added, expected = (a.model - b.model for a, b in zip(with_stem, without, strict=True))
+    assert added == pytest.approx(expected, rel=0.01) and added > 0
+
+
 @pytest.mark.parametrize("remat", ["full", "dots_attention"])
 def test_a_narrow_step_with_splash_has_the_flops_of_the_closed_form(remat):
     config = stage(model__remat=remat, model__attention="splash", train__global_batch=2)

@@ -131,6 +131,8 @@ def test_latents_of_a_step_are_those_of_the_autoencoder(config, bundle):
     [
         ("model", "layers", 5, r"--config.model.layers=2 \(is 5\)"),
         ("model", "text_positions", 8, r"--config.model.text_positions=0 \(is 8\)"),
+        # Neither the bundle nor most configs say it.
+        ("model", "stem_channels", 4, r"--config.model.stem_channels=0 \(is 4\)"),
         ("text_encoder", "width", 32, r"--config.text_encoder.width=24 \(is 32\)"),
     ],
 )

@@ -26,6 +26,7 @@ from unialign_jax.models import layers
 from unialign_jax.models.blocks import Blocks, modulate
 from unialign_jax.models.mmdit_config import MAX_CONDITIONS, MMDiTConfig
 from unialign_jax.models.rotary import rotation_table
+from unialign_jax.models.stem import Stem
 from unialign_jax.parallel.storage import WHOLE, Storage
 from unialign_jax.parallel.tokens import over_context, whole_vocabulary
 
@@ -167,6 +168,8 @@ class MMDiT(nnx.Module):
             dtype=config.dtype,
             kernel_init=nnx.initializers.orthogonal(),
         )
+        if config.stem_channels:
+            self.stem = Stem(config, rngs)
         self.context = layers.linear(
             config.text_width, d, ("text_embed", "embed"), rngs=rngs, dtype=config.dtype
         )
@@ -282,6 +285,8 @@ class MMDiT(nnx.Module):
         config = self.config
         rows, columns = self._grid(latents)
         tokens = self.patch(layers.patchify(latents, config.patch_size))
+        if config.stem_channels:
+            tokens = tokens + self.stem(latents)
         by_column, by_row = layers.position_table(
             rows,
             columns,

@@ -55,6 +55,9 @@ class MMDiTConfig:
       null_image_tokens: learned tokens that stand for a missing image.
       adapter_hidden: hidden width of the semantic adapters.
       adapter_out: width A of their output, that of the teacher's features.
+      stem_channels: channels S of a `stem.Stem`, two convolutions to S and 2 S channels whose
+        patches are added to the patch embeddings; 0 is the reference, which has none. Changes the
+        weights.
       text_positions: number of learned text positions; 0 is the reference,
         whose text tokens carry no absolute position. Changes the weights.
       positions_std: standard deviation of the initial `text_positions` and `condition_segments`. 0
@@ -101,6 +104,7 @@ class MMDiTConfig:
     null_image_tokens: int = 8
     adapter_hidden: int = 2048
     adapter_out: int = 3584
+    stem_channels: int = 0
     text_positions: int = 0
     positions_std: float = 0.0
     condition_segments: bool = False
@@ -128,6 +132,10 @@ class MMDiTConfig:
         )
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not divisible by heads {self.heads}")
+        if self.stem_channels < 0:
+            raise ValueError(
+                f"stem_channels {self.stem_channels} must be a count of channels, or 0 for no stem"
+            )
         if self.rotary_fastest:
             if self.rotary_fastest < 0 or self.rotary_slowest <= 0:
                 raise ValueError(

@@ -127,7 +127,15 @@ def _modulation(model: MMDiTConfig) -> float:
 def _embedding(model: MMDiTConfig, sizes: Sizes, image: int) -> float:
     """Patches and text embeddings, forward and the gradient of the weights only, per sample."""
     patch = model.patch_size**2 * model.channels
-    return 2 * 2 * model.width * (image * patch + sizes.text * model.text_width)
+    linear = 2 * 2 * model.width * (image * patch + sizes.text * model.text_width)
+    return linear + image * _stem(model)
+
+
+def _stem(model: MMDiTConfig) -> float:
+    """Windows of 3 x 3 to S and to 2 S channels, then a linear layer: of one image token."""
+    pixels, s = model.patch_size**2, model.stem_channels
+    first = 2 * 2 * 9 * model.channels * s
+    return pixels * (first + 3 * 2 * 9 * s * 2 * s + 3 * 2 * 2 * s * model.width)
 
 
 def _heads(model: MMDiTConfig, sizes: Sizes) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,13 @@ from unialign_jax.bundle.shipped import find_model
 from unialign_jax.data.tokenizer import TextTokenizer
 from unialign_jax.errors import UserError, bullets
 from unialign_jax.models.functional import Params
+from unialign_jax.models.mmdit_config import MMDiTConfig
 from unialign_jax.models.switches import SIZES, WEIGHT_SWITCHES
 
 # Settings of a text encoder that leave its weights what they are.
 _FREE = ("dtype", "param_dtype", "train")
+# What a config means that does not say.
+_NETWORK = {field.name: field.default for field in dataclasses.fields(MMDiTConfig)}
 
 
 def completed(
@@ -50,9 +54,15 @@ def completed(
         _check_tokenizer(path, tokenizer)
     theirs = read_description(path)["config"]
     wrong = []
-    for section, keys in (("model", (*SIZES, *WEIGHT_SWITCHES)), ("text_encoder", None)):
-        ours, there = config.get(section, {}), theirs.get(section)
-        for key in (keys or there or ()) if there else ():
+    for section, keys, unsaid in (
+        ("model", (*SIZES, *WEIGHT_SWITCHES), _NETWORK),
+        ("text_encoder", None, {}),
+    ):
+        if section not in theirs:
+            continue
+        ours = {**unsaid, **config.get(section, {})}
+        there = {**unsaid, **theirs[section]}
+        for key in keys or there:
             if key in there and key in ours and ours[key] != there[key] and key not in _FREE:
                 wrong.append(f"--config.{section}.{key}={there[key]} (is {ours[key]})")
     if wrong:
