@@ -6,9 +6,9 @@ r"""All six tasks learnt on drawn scenes, whose truth is known exactly.
     unialign evaluate scenes --model runs/scenes
 
 `scenes:demo` is what `unialign demo` trains: 16 pixels, minutes on two CPU cores. `scenes:full` is
-the richer level at 32 pixels, longer on a CPU. `scenes:gpu` is that level at 64 pixels with
-a larger network in bfloat16, for one GPU. Images are diffused as pixels and the small T5 encoder is
-trained with the network.
+the richer level at 32 pixels, two and a half hours there. `scenes:gpu` is that level at 64 pixels
+with a larger network in bfloat16, for one GPU. Images are diffused as pixels and the small T5
+encoder is trained with the network.
 """
 
 import dataclasses
@@ -38,8 +38,17 @@ class Variant:
         words put it, half of all levels can be above 0.98: there only words and conditions say what
         the picture is; through less noise, one of so few pixels can be seen. Where places have
         jitter, what words leave open is decided at lower levels.
-      first_steps: on `generate` alone.
-      perceive: share of maps in the mixture; those of richer scenes take longer.
+      first_steps: on `first` alone.
+      first: mixture of the first steps.
+      mixture: of the tasks afterwards.
+      muon_rate, learning_rate: the peaks. Of a long training, the scores stand still at a high rate
+        until it falls; a short one gets further with it.
+      initial_gates: of the blocks. Shapes are made out sooner where a block adds less than its
+        input.
+      stem: channels of the network's stem, or 0. Told apart by edges, shapes are made out sooner
+        where an edge is seen alike wherever in a patch it lies.
+      rotary_slowest: radians per patch of the slowest channels. Words ask for what lies at any
+        patch: on more than a few, that takes channels that hardly turn.
     """
 
     level: str
@@ -54,17 +63,68 @@ class Variant:
     steps: int
     first_steps: int
     batch: int
-    perceive: float = 0.5
+    first: dict[str, float]
+    mixture: dict[str, float]
+    muon_rate: float
+    learning_rate: float
+    initial_gates: float
+    rotary_slowest: float
+    stem: int = 0
     dtype: str = "float32"
 
 
-VARIANTS = {
-    "demo": Variant("demo", 16, 30_000, 78, 18, 4, 50.0, 128, 4, 1780, 300, 32, 0.45),
-    "full": Variant("full", 32, 120_000, 82, 26, 4, 12.0, 128, 4, 10_000, 2000, 32, 1.0),
-    "gpu": Variant(
-        "full", 64, 400_000, 82, 26, 8, 12.0, 384, 12, 30_000, 2000, 256, 1.0, "bfloat16"
-    ),
-}
+_DEMO = Variant(
+    level="demo",
+    pixels=16,
+    records=30_000,
+    vocabulary=78,
+    text_length=18,
+    patch=4,
+    shift=50.0,
+    width=128,
+    layers=4,
+    steps=1780,
+    first_steps=300,
+    batch=32,
+    # What words mean is learnt sooner before the other tasks join, where most of a picture can be
+    # copied.
+    first={"generate": 1.0},
+    mixture={"generate": 4.1, "edit": 1.65, "perceive": 0.45, "compose": 2.25, "answer": 2.55},
+    muon_rate=0.02,
+    learning_rate=2e-3,
+    initial_gates=1.0,
+    rotary_slowest=0.4,
+)
+_FULL = dataclasses.replace(
+    _DEMO,
+    level="full",
+    pixels=32,
+    records=120_000,
+    vocabulary=82,
+    text_length=26,
+    shift=12.0,
+    steps=8000,
+    first_steps=2000,
+    first={"generate": 1.0, "answer": 1.0},
+    mixture={"generate": 3.0, "edit": 2.0, "perceive": 0.8, "compose": 1.2, "answer": 3.0},
+    muon_rate=0.0045,
+    learning_rate=1.5e-3,
+    initial_gates=0.4,
+    rotary_slowest=0.02,
+    stem=16,
+)
+_GPU = dataclasses.replace(
+    _FULL,
+    pixels=64,
+    records=400_000,
+    patch=8,
+    width=384,
+    layers=12,
+    steps=30_000,
+    batch=256,
+    dtype="bfloat16",
+)
+VARIANTS = {"demo": _DEMO, "full": _FULL, "gpu": _GPU}
 
 
 def get_config(variant: str = "demo") -> ConfigDict:
@@ -96,9 +156,10 @@ def get_config(variant: str = "demo") -> ConfigDict:
         sample_size=64 * v.pixels,
         # Blocks that take part from the first step, with a head that looks at one place in all
         # images: what stays as it is in an edit is copied long before words are understood.
-        initial_gates=1.0,
+        initial_gates=v.initial_gates,
         rotary_fastest=3.0,
-        rotary_slowest=0.4,
+        rotary_slowest=v.rotary_slowest,
+        stem_channels=v.stem,
         rotary_bias=2.0,
         adapter_out=TEACHER_WIDTH,
         unroll=variant != "gpu",
@@ -139,17 +200,9 @@ def get_config(variant: str = "demo") -> ConfigDict:
                 "path": "scenes",
                 "image_size": v.pixels,
                 "text_length": v.text_length,
-                # What words mean is learnt sooner before the other tasks join, where
-                # most of a picture can be copied.
-                "first_mixture": {"generate": 1.0},
+                "first_mixture": dict(v.first),
                 "first_steps": v.first_steps,
-                "mixture": {
-                    "generate": 4.1,
-                    "edit": 1.65,
-                    "perceive": v.perceive,
-                    "compose": 2.25,
-                    "answer": 2.55,
-                },
+                "mixture": dict(v.mixture),
                 "features": "scenes",
                 "workers": 0,
                 "max_bad_share": 0.0,
@@ -165,8 +218,8 @@ def get_config(variant: str = "demo") -> ConfigDict:
             },
             "optimizer": {
                 "algorithm": "muon",
-                "muon_rate": 0.02,
-                "learning_rate": 2e-3,
+                "muon_rate": v.muon_rate,
+                "learning_rate": v.learning_rate,
                 "warmup_steps": 50,
                 "decay_steps": v.steps,
                 "weight_decay": 0.0,

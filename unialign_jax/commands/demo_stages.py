@@ -22,7 +22,6 @@ IN_PROPORTION = (
     ("optimizer", "decay_steps"),
     ("data", "first_steps"),
     ("objective", "align_stop_step"),
-    ("data", "first_steps"),
     ("train", "sample_every"),
     ("checkpoint", "every_steps"),
 )
