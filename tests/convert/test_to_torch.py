@@ -136,6 +136,7 @@ def test_the_full_size_without_adapters_is_counted(source):
     ("switch", "value"),
     [
         ("stem_channels", 4),
+        ("detail_channels", 4),
         ("text_positions", 12),
         ("condition_segments", True),
         ("qk_norm", True),

@@ -71,6 +71,7 @@ def test_a_setting_leaves_names_and_shapes_as_they_were(setting):
     "switch",
     [
         {"stem_channels": 4},
+        {"detail_channels": 4},
         {"text_positions": 5},
         {"condition_segments": True},
         {"qk_norm": True},

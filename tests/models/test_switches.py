@@ -187,14 +187,20 @@ def test_the_defaults_add_no_parameters() -> None:
     assert len(more - names) == 4
 
 
-def convolved(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    """GELU (by tanh) of a 3 x 3 convolution with zeros around, as sums over shifted images."""
+def windows(x: np.ndarray, conv: Params) -> np.ndarray:
+    """A 3 x 3 convolution with zeros around, as sums over shifted images."""
     _, height, width, _ = x.shape
     padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    made = bias + sum(
-        padded[:, i : i + height, j : j + width] @ kernel[i, j] for i in range(3) for j in range(3)
+    return conv["bias"] + sum(
+        padded[:, i : i + height, j : j + width] @ conv["kernel"][i, j]
+        for i in range(3)
+        for j in range(3)
     )
-    return made / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (made + 0.044715 * made**3)))
+
+
+def gelu(x: np.ndarray) -> np.ndarray:
+    """By tanh."""
+    return x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
 
 
 def test_a_stem_adds_the_patches_of_two_convolutions_to_every_image() -> None:
@@ -209,7 +215,7 @@ def test_a_stem_adds_the_patches_of_two_convolutions_to_every_image() -> None:
     stem = jax.tree.map(np.asarray, params["stem"])
     images = np.concatenate([inputs.latents, *inputs.conditions])
     for name in ("first", "second"):
-        images = convolved(images, stem[name]["kernel"], stem[name]["bias"])
+        images = gelu(windows(images, stem[name]))
     assert images.shape == (4, 8, 8, 8)
     # Rows and columns of patches, then those within a patch.
     patches = images.reshape(4, 4, 2, 4, 2, 8).transpose(0, 1, 3, 2, 4, 5).reshape(4, 16, 32)
@@ -218,9 +224,43 @@ def test_a_stem_adds_the_patches_of_two_convolutions_to_every_image() -> None:
     np.testing.assert_allclose(found - before, added, atol=1e-4)
 
 
-def test_a_stem_of_fewer_than_no_channels_is_refused() -> None:
-    with pytest.raises(ValueError, match="stem_channels -1"):
-        dataclasses.replace(SMALL, stem_channels=-1)
+def test_details_are_convolutions_of_tokens_and_of_all_images_side_by_side() -> None:
+    functional, params = network(detail_channels=4, prediction="image")
+    plain, _ = network(prediction="image")
+    without = {name: part for name, part in params.items() if name != "details"}
+    inputs = branch()
+    heads = Heads(velocity=True, image_hidden=True)
+    found, before = (
+        model.bind(weights)(inputs, heads)
+        for model, weights in ((functional, params), (plain, without))
+    )
+    np.testing.assert_array_equal(found.image_hidden, before.image_hidden)
+
+    details = jax.tree.map(np.asarray, params["details"])
+    absent = np.zeros((2, 8, 8, 6), np.float32)
+    seen = np.concatenate([inputs.latents, inputs.conditions[0], absent], axis=-1)
+    drawn = before.image_hidden @ details["tokens"]["kernel"] + details["tokens"]["bias"]
+    # [rows, columns] of patches, each of 2 x 2 pixels of 4 channels.
+    drawn = drawn.reshape(2, 4, 4, 2, 2, 4).transpose(0, 1, 3, 2, 4, 5).reshape(2, 8, 8, 4)
+    made = gelu(drawn + windows(seen, details["pixels"]))
+    made = windows(gelu(windows(made, details["middle"])), details["out"])
+    # The velocity is what is noisy less what was made, by the noise level.
+    added = -made / np.reshape([0.9, 0.3], (2, 1, 1, 1))
+    assert np.abs(made).max() > 0.1
+    np.testing.assert_allclose(found.velocity - before.velocity, added, atol=1e-4)
+
+
+def test_a_network_with_details_starts_as_one_without() -> None:
+    config = dataclasses.replace(SMALL, detail_channels=4)
+    functional = build(lambda rngs: MMDiT(config, rngs))
+    params = functional.init(jax.random.key(0))
+    assert float(jnp.max(jnp.abs(run(functional, params, branch()).velocity))) == 0
+
+
+@pytest.mark.parametrize("switch", ["stem_channels", "detail_channels"])
+def test_fewer_than_no_channels_are_refused(switch) -> None:
+    with pytest.raises(ValueError, match=f"{switch} -1"):
+        dataclasses.replace(SMALL, **{switch: -1})
 
 
 def initial(**switches) -> Params:

@@ -51,10 +51,11 @@ def test_a_narrow_step_has_the_flops_of_the_closed_form(case, remat):
     check(*counts(stage(model__remat=remat), case))
 
 
-def test_a_stem_has_the_flops_of_the_closed_form():
-    with_stem = counts(stage(model__stem_channels=32), Case("edit", 1))
+@pytest.mark.parametrize("switch", ["stem_channels", "detail_channels"])
+def test_convolutions_have_the_flops_of_the_closed_form(switch):
+    more = counts(stage(**{f"model__{switch}": 32}), Case("edit", 1))
     without = counts(stage(), Case("edit", 1))
-    added, expected = (a.model - b.model for a, b in zip(with_stem, without, strict=True))
+    added, expected = (a.model - b.model for a, b in zip(more, without, strict=True))
     assert added == pytest.approx(expected, rel=0.01) and added > 0
 
 

@@ -182,3 +182,15 @@ def test_more_meshes_give_the_loss_and_gradients_of_one_device(alone, monkeypatc
 @pytest.mark.parametrize("task", ["edit", "perceive", "compose", "answer"])
 def test_every_task_has_the_loss_and_gradients_of_one_device(alone, monkeypatch, task):
     check(alone, monkeypatch, {"fsdp": 2, "context": 2, "tensor": 2}, task)
+
+
+@pytest.mark.slow
+def test_convolutions_have_the_loss_and_gradients_of_one_device(monkeypatch):
+    channels = {"model__stem_channels": 8, "model__detail_channels": 8}
+    _, expected, wanted = run(make({"data": 1}, monkeypatch, **channels), "edit")
+    made = make({"fsdp": 2, "context": 2, "tensor": 2}, monkeypatch, **channels)
+    _, metrics, grads = run(made, "edit")
+    for name, value in expected.items():
+        assert metrics[name] == pytest.approx(value, rel=1e-5), name
+    assert_same(grads, wanted)
+    assert {"stem", "details"} <= set(wanted["transformer"])

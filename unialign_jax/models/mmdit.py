@@ -24,6 +24,7 @@ from flax import nnx
 from unialign_jax.diffusion import flow
 from unialign_jax.models import layers
 from unialign_jax.models.blocks import Blocks, modulate
+from unialign_jax.models.details import Details
 from unialign_jax.models.mmdit_config import MAX_CONDITIONS, MMDiTConfig
 from unialign_jax.models.rotary import rotation_table
 from unialign_jax.models.stem import Stem
@@ -184,6 +185,8 @@ class MMDiT(nnx.Module):
             self.segments = self._learned(MAX_CONDITIONS, rngs)
         self.blocks = Blocks(config, rngs)
         self.image_head = ImageHead(config, rngs)
+        if config.detail_channels:
+            self.details = Details(config, rngs)
         self.text_head = layers.linear(
             d, config.vocab_size, ("embed", "vocab"), rngs=rngs, dtype=config.dtype
         )
@@ -354,6 +357,8 @@ class MMDiT(nnx.Module):
             if heads.velocity:
                 patches = self.image_head.out(hidden)
                 made = layers.unpatchify(patches, rows, columns, self.config.patch_size)
+                if self.config.detail_channels:
+                    made = made + self.details(hidden, branch.latents, branch.conditions)
                 out["velocity"] = self._velocity(made, branch)
         if heads.logits or heads.text_hidden:
             hidden = layers.layer_norm(text)

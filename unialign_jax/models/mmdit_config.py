@@ -58,6 +58,8 @@ class MMDiTConfig:
       stem_channels: channels S of a `stem.Stem`, two convolutions to S and 2 S channels whose
         patches are added to the patch embeddings; 0 is the reference, which has none. Changes the
         weights.
+      detail_channels: channels S of `details.Details`, convolutions at full resolution that are
+        added to the image head's output; 0 is the reference, which has none. Changes the weights.
       text_positions: number of learned text positions; 0 is the reference,
         whose text tokens carry no absolute position. Changes the weights.
       positions_std: standard deviation of the initial `text_positions` and `condition_segments`. 0
@@ -105,6 +107,7 @@ class MMDiTConfig:
     adapter_hidden: int = 2048
     adapter_out: int = 3584
     stem_channels: int = 0
+    detail_channels: int = 0
     text_positions: int = 0
     positions_std: float = 0.0
     condition_segments: bool = False
@@ -132,10 +135,11 @@ class MMDiTConfig:
         )
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not divisible by heads {self.heads}")
-        if self.stem_channels < 0:
-            raise ValueError(
-                f"stem_channels {self.stem_channels} must be a count of channels, or 0 for no stem"
-            )
+        for name in ("stem_channels", "detail_channels"):
+            if getattr(self, name) < 0:
+                raise ValueError(
+                    f"{name} {getattr(self, name)} must be a count of channels, or 0 for none"
+                )
         if self.rotary_fastest:
             if self.rotary_fastest < 0 or self.rotary_slowest <= 0:
                 raise ValueError(

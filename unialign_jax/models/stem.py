@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from unialign_jax.models import layers
+from unialign_jax.parallel.tokens import whole_images
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -33,8 +34,8 @@ class Stem(nnx.Module):
     def __init__(self, config: MMDiTConfig, rngs: nnx.Rngs):
         hidden = config.stem_channels
         self.patch_size = config.patch_size
-        self.first = _convolution(config.channels, hidden, config.dtype, rngs)
-        self.second = _convolution(hidden, 2 * hidden, config.dtype, rngs)
+        self.first = convolution(config.channels, hidden, config.dtype, rngs)
+        self.second = convolution(hidden, 2 * hidden, config.dtype, rngs)
         self.out = layers.linear(
             config.patch_size**2 * 2 * hidden,
             config.width,
@@ -46,18 +47,25 @@ class Stem(nnx.Module):
 
     def __call__(self, latents: Float[Array, "B H W C"]) -> Float[Array, "B N D"]:
         """Returns what is added to the patch embeddings, in their order."""
-        x: Any = jax.nn.gelu(self.first(latents))
-        x = jax.nn.gelu(self.second(x))
+        x: Any = jax.nn.gelu(whole_images(self.first(whole_images(latents))))
+        x = jax.nn.gelu(whole_images(self.second(x)))
         return self.out(layers.patchify(x, self.patch_size))
 
 
-def _convolution(features_in: int, features_out: int, dtype: str, rngs: nnx.Rngs) -> nnx.Conv:
+def convolution(
+    features_in: int,
+    features_out: int,
+    dtype: str,
+    rngs: nnx.Rngs,
+    kernel_init: nnx.Initializer | None = None,
+) -> nnx.Conv:
+    """A 3 x 3 convolution with zeros beyond the border, whole on every device."""
     return nnx.Conv(
         features_in,
         features_out,
         KERNEL,
         dtype=jnp.dtype(dtype),
-        kernel_init=nnx.initializers.he_normal(),
+        kernel_init=kernel_init or nnx.initializers.he_normal(),
         rngs=rngs,
         kernel_metadata={"axes": (None,) * 4, "compute": dtype},
         bias_metadata={"axes": (None,), "compute": dtype},

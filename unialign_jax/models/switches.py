@@ -29,6 +29,7 @@ SIZES = (
 # With the value that is the reference's.
 WEIGHT_SWITCHES: dict[str, Any] = {
     "stem_channels": 0,
+    "detail_channels": 0,
     "text_positions": 0,
     "condition_segments": False,
     "qk_norm": False,

@@ -1,4 +1,4 @@
-"""What lies over the mesh axes that are left to the compiler: tokens over `context`."""
+"""What lies over the mesh axes left to the compiler: tokens over `context`, images whole."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from jax.sharding import PartitionSpec as P
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
+
+    Image = Float[Array, "B H W C"]
 
 AXIS = "context"
 
@@ -51,3 +53,17 @@ def whole_vocabulary(logits: Float[Array, "B L V"]) -> Float[Array, "B L V"]:
     if types["tensor"] != AxisType.Auto:
         return logits
     return jax.lax.with_sharding_constraint(logits, P(P.UNCONSTRAINED, P.UNCONSTRAINED, None))
+
+
+def whole_images(x: Image) -> Image:
+    """Constrains images to be whole on the devices of `context` and `tensor`.
+
+    XLA's partitioner (jax 0.10.2) sums the gradient of a convolution's kernel twice where its image
+    lies over one of these axes and the mesh has both.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    left = [axis for axis in (AXIS, "tensor") if mesh.shape.get(axis, 1) > 1]
+    if not any(types[axis] == AxisType.Auto for axis in left):
+        return x
+    return jax.lax.with_sharding_constraint(x, P(P.UNCONSTRAINED, None, None, None))

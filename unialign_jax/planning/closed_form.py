@@ -13,7 +13,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from unialign_jax.models.mmdit_config import MMDiTConfig
+from unialign_jax.models.mmdit_config import MAX_CONDITIONS, MMDiTConfig
 from unialign_jax.models.t5 import T5Config
 
 
@@ -151,7 +151,15 @@ def _heads(model: MMDiTConfig, sizes: Sizes) -> float:
         (sizes.aligned_image and sizes.image_branch)
         + (sizes.aligned_text and sizes.image_branch and sizes.text_branch)
     )
-    return 3 * total
+    details = sizes.image * _details(model) if sizes.image_branch else 0.0
+    return 3 * total + details
+
+
+def _details(model: MMDiTConfig) -> float:
+    """S channels from the tokens and the pixels, to S and to C: of one token, forward and back."""
+    pixels, s = model.patch_size**2, model.detail_channels
+    seen = 2 * 2 * 9 * (1 + MAX_CONDITIONS) * model.channels * s
+    return pixels * (3 * 2 * model.width * s + seen + 3 * 2 * 9 * s * (s + model.channels))
 
 
 def text_encoder(config: T5Config, length: int) -> float:
