@@ -34,10 +34,13 @@ class Variant:
       vocabulary: words of the level with the special tokens.
       patch: height and width of a patch. Four patches on a side are fast; 8 x 8 RGB pixels, though,
         do not pass through 128 channels, and shapes stay blurred.
-      shift: of the noise levels, in training and sampling. Where a thing lies exactly where its
+      shift: of the noise levels in training. Where a thing lies exactly where its
         words put it, half of all levels can be above 0.98: there only words and conditions say what
         the picture is; through less noise, one of so few pixels can be seen. Where places have
         jitter, what words leave open is decided at lower levels.
+      sample_steps, sample_shift: of sampling, on levels that may be higher than those of training:
+        what such a network makes of a picture that is nearly there is less exact than what it makes
+        of noise, and a shape loses with every step there.
       first_steps: on `first` alone.
       first: mixture of the first steps.
       mixture: of the tasks afterwards.
@@ -47,6 +50,8 @@ class Variant:
         input.
       stem: channels of the network's stem, or 0. Told apart by edges, shapes are made out sooner
         where an edge is seen alike wherever in a patch it lies.
+      details: channels of the convolutions beside its image head, or 0. Maps of perception and what
+        stays as it is in an edit are drawn from the pixels of the condition image.
       rotary_slowest: radians per patch of the slowest channels. Words ask for what lies at any
         patch: on more than a few, that takes channels that hardly turn.
     """
@@ -58,6 +63,8 @@ class Variant:
     text_length: int
     patch: int
     shift: float
+    sample_steps: int
+    sample_shift: float
     width: int
     layers: int
     steps: int
@@ -70,6 +77,7 @@ class Variant:
     initial_gates: float
     rotary_slowest: float
     stem: int = 0
+    details: int = 0
     dtype: str = "float32"
 
 
@@ -81,6 +89,8 @@ _DEMO = Variant(
     text_length=18,
     patch=4,
     shift=50.0,
+    sample_steps=12,
+    sample_shift=50.0,
     width=128,
     layers=4,
     steps=1780,
@@ -103,15 +113,18 @@ _FULL = dataclasses.replace(
     vocabulary=82,
     text_length=26,
     shift=12.0,
+    sample_steps=8,
+    sample_shift=120.0,
     steps=8000,
     first_steps=2000,
     first={"generate": 1.0, "answer": 1.0},
     mixture={"generate": 3.0, "edit": 2.0, "perceive": 0.8, "compose": 1.2, "answer": 3.0},
-    muon_rate=0.0045,
+    muon_rate=0.007,
     learning_rate=1.5e-3,
     initial_gates=0.4,
     rotary_slowest=0.02,
     stem=16,
+    details=32,
 )
 _GPU = dataclasses.replace(
     _FULL,
@@ -160,6 +173,7 @@ def get_config(variant: str = "demo") -> ConfigDict:
         rotary_fastest=3.0,
         rotary_slowest=v.rotary_slowest,
         stem_channels=v.stem,
+        detail_channels=v.details,
         rotary_bias=2.0,
         adapter_out=TEACHER_WIDTH,
         unroll=variant != "gpu",
@@ -213,7 +227,8 @@ def get_config(variant: str = "demo") -> ConfigDict:
                 "steps": v.steps,
                 "global_batch": v.batch,
                 "micro_batches": 1,
-                "log_every": 20,
+                # No divisor of the mixture's period: every task is met in turn.
+                "log_every": 21,
                 "sample_every": v.steps // 4,
             },
             "optimizer": {
@@ -234,9 +249,9 @@ def get_config(variant: str = "demo") -> ConfigDict:
             "checkpoint": {"every_steps": v.steps // 4, "keep": 2},
             "mesh": {"data": -1, "fsdp": 1, "context": 1, "tensor": 1},
             "sample": {
-                "steps": 12,
+                "steps": v.sample_steps,
                 "guidance": 1.0,
-                "shift": v.shift,
+                "shift": v.sample_shift,
                 "table": "plain",
                 # Several per token, so that few are filled at once: they would not know each other.
                 "text_steps": 3 * v.text_length,
