@@ -6,7 +6,7 @@ r"""All six tasks learnt on drawn scenes, whose truth is known exactly.
     unialign evaluate scenes --model runs/scenes
 
 `scenes:demo` is what `unialign demo` trains: 16 pixels, minutes on two CPU cores. `scenes:full` is
-the richer level at 32 pixels, two and a half hours there. `scenes:gpu` is that level at 64 pixels
+the richer level at 32 pixels, one and a half to two and a half hours there. `scenes:gpu` is that level at 64 pixels
 with a larger network in bfloat16, for one GPU. Images are diffused as pixels and the small T5
 encoder is trained with the network.
 """
