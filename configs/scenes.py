@@ -6,9 +6,9 @@ r"""All six tasks learnt on drawn scenes, whose truth is known exactly.
     unialign evaluate scenes --model runs/scenes
 
 `scenes:demo` is what `unialign demo` trains: 16 pixels, minutes on two CPU cores. `scenes:full` is
-the richer level at 32 pixels, one and a half to two and a half hours there. `scenes:gpu` is that level at 64 pixels
-with a larger network in bfloat16, for one GPU. Images are diffused as pixels and the small T5
-encoder is trained with the network.
+the richer level at 32 pixels, one and a half to two and a half hours there. `scenes:gpu` is that
+level at 64 pixels with a larger network in bfloat16, for one GPU. Images are diffused as pixels and
+the small T5 encoder is trained with the network.
 """
 
 import dataclasses
@@ -34,10 +34,10 @@ class Variant:
       vocabulary: words of the level with the special tokens.
       patch: height and width of a patch. Four patches on a side are fast; 8 x 8 RGB pixels, though,
         do not pass through 128 channels, and shapes stay blurred.
-      shift: of the noise levels in training. Where a thing lies exactly where its
-        words put it, half of all levels can be above 0.98: there only words and conditions say what
-        the picture is; through less noise, one of so few pixels can be seen. Where places have
-        jitter, what words leave open is decided at lower levels.
+      shift: of the noise levels in training. Where a thing lies exactly where its words put it,
+        half of all levels can be above 0.98: there only words and conditions say what the picture
+        is; through less noise, one of so few pixels can be seen. Where places have jitter, what
+        words leave open is decided at lower levels.
       sample_steps, sample_shift: of sampling, on levels that may be higher than those of training:
         what such a network makes of a picture that is nearly there is less exact than what it makes
         of noise, and a shape loses with every step there.
