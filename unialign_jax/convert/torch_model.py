@@ -166,13 +166,13 @@ class Transformer(nn.Module):
             parts = [self.pos_embed(x) for x in (latents, *conditions)]
             kept.update({f"patch_tokens_{k}": x for k, x in enumerate(parts)})
             image, target = torch.cat(parts, dim=1), parts[0].shape[1]
-        sincos = time_sincos(timestep) if sincos is None else sincos
+        features = time_sincos(timestep) if sincos is None else sincos
         if self.float16_time_features:
-            sincos = sincos.to(torch.float16).to(text.dtype)
-        temb = self.time_text_embed["timestep_embedder"](sincos)
+            features = features.to(torch.float16).to(text.dtype)
+        temb = self.time_text_embed["timestep_embedder"](features)
         words = self.context_embedder(text)
         image = image.to(words.dtype)
-        kept.update(time_sincos=sincos, temb=temb, context=words)
+        kept.update(time_sincos=features, temb=temb, context=words)
         middle = None
         for i, block in enumerate(self.transformer_blocks):
             inner = {} if i == 0 and trace is not None else None

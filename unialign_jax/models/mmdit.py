@@ -358,6 +358,7 @@ class MMDiT(nnx.Module):
                 patches = self.image_head.out(hidden)
                 made = layers.unpatchify(patches, rows, columns, self.config.patch_size)
                 if self.config.detail_channels:
+                    assert branch.latents is not None
                     made = made + self.details(hidden, branch.latents, branch.conditions)
                 out["velocity"] = self._velocity(made, branch)
         if heads.logits or heads.text_hidden:
