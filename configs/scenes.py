@@ -227,7 +227,8 @@ def get_config(variant: str = "demo") -> ConfigDict:
                 "steps": v.steps,
                 "global_batch": v.batch,
                 "micro_batches": 1,
-                # No divisor of the mixture's period: every task is met in turn.
+                # No factor in common with the mixtures' periods, 100 and 220 steps: a line is about
+                # the task of its step, and every task is met in turn.
                 "log_every": 21,
                 "sample_every": v.steps // 4,
             },

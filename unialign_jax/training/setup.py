@@ -59,7 +59,8 @@ class TrainConfig:
         global_batch: records per step over all devices.
         micro_batches: pieces whose gradients are accumulated within a step.
         reduce_dtype: in which gradients are summed over `mesh.fsdp`; "bfloat16" sends half.
-        log_every: steps between lines of `metrics.jsonl`.
+        log_every: steps between lines of `metrics.jsonl`. A line is about the task of its step:
+            with a factor in common with the mixture's period, some tasks may never have one.
         sample_every: steps between sample grids; 0 for none.
     """
 
